@@ -1,0 +1,50 @@
+"""From the command line to a run, and from an error to a sentence and an exit status."""
+
+import os
+import pathlib
+import sys
+from collections.abc import Callable
+
+from absl import app, logging
+from ml_collections import config_dict
+
+from jaxconv.config import parse_flags, validate
+from jaxconv.errors import UserError
+
+MODES = ("train", "evaluate")
+
+
+def start(main: Callable[[list[str]], None]) -> None:
+    """Run `main` on absl's flags; a UserError ends in its sentence on stderr and its exit status."""
+
+    def parse(argv: list[str]) -> list[str]:
+        try:
+            return parse_flags(argv)
+        except UserError as error:
+            _exit(error)
+
+    app.run(main, flags_parser=parse)
+
+
+def run(mode: str, config: config_dict.ConfigDict, workdir: str) -> None:
+    """Train or evaluate; the results go to stdout, everything else to stderr."""
+    logging.set_verbosity(logging.ERROR)
+    try:
+        validate(config)
+        # JAX and its companions only now: --help and a wrong command line need not wait for them.
+        from jaxconv import parallel, train
+
+        parallel.set_host_devices(config)
+        results = {"train": train.train, "evaluate": train.evaluate}[mode](config, pathlib.Path(workdir))
+    except UserError as error:
+        _exit(error)
+    if mode == "evaluate":
+        print(
+            f"Validation score: {results['val_loss']:.4f}\nValidation accuracy: {results['val_accuracy']:.4f}"
+        )
+    print(f"Test score: {results['test_loss']:.4f}\nTest accuracy: {results['test_accuracy']:.4f}")
+
+
+def _exit(error: UserError) -> None:
+    print(f"{os.path.basename(sys.argv[0])}: {error}", file=sys.stderr)
+    sys.exit(error.exit_status)

@@ -1,0 +1,273 @@
+"""The fields of a config, what they may hold, and how the command line changes them."""
+
+import difflib
+import json
+import os
+import pathlib
+import re
+import traceback
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from absl import flags
+from ml_collections import config_dict
+
+from jaxconv.errors import ConfigError
+
+CONFIGS = pathlib.Path("configs")
+
+
+def default_config() -> config_dict.ConfigDict:
+    """Every field that a config may set; a recipe in configs/ changes those it cares about.
+
+    A field that is None here is optional: its type is known, and None means what its comment says.
+    """
+    config = config_dict.ConfigDict()
+    config.seed = 0  # of the initial parameters, the order of the examples, and dropout
+    config.num_epochs = 20
+    config.batch_size = 128  # over all devices together
+    config.num_devices = config_dict.placeholder(int)  # None: all there are
+    config.checkpoint_every_steps = 0  # besides the checkpoint of every epoch; 0: no others
+    config.label_smoothing = 0.0
+
+    config.data = config_dict.ConfigDict()
+    config.data.name = "mnist"  # a TFDS image-classification set, or "mnist_sample"
+    config.data.train = "train[:80%]"
+    config.data.validation = "train[80%:]"
+    config.data.test = "test"
+    config.data.data_dir = config_dict.placeholder(str)  # None: $TFDS_DATA_DIR, or ~/tensorflow_datasets
+
+    config.model = config_dict.ConfigDict()
+    config.model.name = "lenet"  # a member of the family in jaxconv/models.py
+    # None: as the member has it.
+    config.model.filters = config_dict.placeholder(
+        tuple
+    )  # of each convolution, by stage: ((32, 32), (64, 64))
+    config.model.kernel_size = config_dict.placeholder(int)
+    config.model.strides = config_dict.placeholder(int)
+    config.model.padding = config_dict.placeholder(str)  # "same" or "valid"
+    config.model.pooling = config_dict.placeholder(str)  # "max" or "average"
+    config.model.pool_size = config_dict.placeholder(int)  # also the stride of the pooling
+    config.model.dropout = config_dict.placeholder(float)  # after each pooling
+    config.model.dense = config_dict.placeholder(tuple)  # units of each hidden dense layer
+    config.model.dense_dropout = config_dict.placeholder(float)  # after each hidden dense layer
+    config.model.activation = config_dict.placeholder(str)
+
+    config.optimizer = config_dict.ConfigDict()
+    config.optimizer.name = "adam"  # "adam", "rmsprop" or "sgd"
+    config.optimizer.learning_rate = 1e-3
+    config.optimizer.schedule = "constant"  # "constant", "linear" or "cosine", the last two down to zero
+    config.optimizer.warmup_epochs = 0.0
+    config.optimizer.momentum = 0.9  # of sgd, with Nesterov's correction
+    config.optimizer.weight_decay = 0.0  # decoupled, on kernels only, times the learning rate
+    return config
+
+
+def _positive(value: Any) -> bool:
+    return value > 0
+
+
+def _not_negative(value: Any) -> bool:
+    return value >= 0
+
+
+def _fraction(value: Any) -> bool:
+    return 0 <= value < 1
+
+
+# key -> (test, what the value must be); a value of None passes.
+_RANGES = {
+    "seed": (lambda seed: 0 <= seed < 2**31, "from 0 to 2147483647"),
+    "num_epochs": (_positive, "at least 1"),
+    "batch_size": (_positive, "at least 1"),
+    "num_devices": (_positive, "at least 1"),
+    "checkpoint_every_steps": (_not_negative, "0 or more"),
+    "label_smoothing": (_fraction, "at least 0 and below 1"),
+    "model.filters": (
+        lambda stages: all(
+            isinstance(stage, tuple) and stage and all(type(f) is int and f > 0 for f in stage)
+            for stage in stages
+        ),
+        "a tuple of stages, each a tuple of numbers of filters, such as ((32, 32), (64, 64))",
+    ),
+    "model.kernel_size": (_positive, "at least 1"),
+    "model.strides": (_positive, "at least 1"),
+    "model.pool_size": (_positive, "at least 1"),
+    "model.dropout": (_fraction, "at least 0 and below 1"),
+    "model.dense": (
+        lambda units: all(type(u) is int and u > 0 for u in units),
+        "a tuple of numbers of units, such as (512,)",
+    ),
+    "model.dense_dropout": (_fraction, "at least 0 and below 1"),
+    "optimizer.learning_rate": (lambda rate: 0 < rate < float("inf"), "above 0 and finite"),
+    "optimizer.warmup_epochs": (lambda epochs: 0 <= epochs < float("inf"), "0 or more and finite"),
+    "optimizer.momentum": (_fraction, "at least 0 and below 1"),
+    "optimizer.weight_decay": (lambda decay: 0 <= decay < float("inf"), "0 or more and finite"),
+}
+
+
+def choose(key: str, name: str, choices: Mapping[str, Any]) -> Any:
+    """The entry of `choices` called `name`.
+
+    Raises:
+        ConfigError: there is none; the sentence names config.`key`, the nearest choice and all of them.
+    """
+    if name in choices:
+        return choices[name]
+    raise ConfigError(
+        f"config.{key}={name!r} is not known{did_you_mean(name, choices)}: choose from {', '.join(choices)}."
+    )
+
+
+def did_you_mean(word: str, choices: Mapping[str, Any] | Iterator[str] | list[str]) -> str:
+    """A parenthesis with the nearest choices, or nothing when none is near."""
+    near = difflib.get_close_matches(word, list(choices), n=3, cutoff=0.5)
+    return f" (did you mean {' or '.join(near)}?)" if near else ""
+
+
+def validate(config: config_dict.ConfigDict) -> None:
+    """Check the values that have a range.
+
+    Raises:
+        ConfigError: a value is outside its range; the sentence names the field and the range.
+    """
+    values = flatten(config)
+    for key, (test, meaning) in _RANGES.items():
+        value = values[key]
+        if value is not None and not test(value):
+            raise ConfigError(f"config.{key}={value!r} must be {meaning}.")
+    if config.num_devices and config.batch_size % config.num_devices:
+        raise ConfigError(
+            f"config.batch_size={config.batch_size} does not divide among config.num_devices="
+            f"{config.num_devices}: make it a multiple of {config.num_devices}."
+        )
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The leaves of a nested config by their dotted keys."""
+    leaves = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping | config_dict.ConfigDict):
+            leaves |= flatten(value, f"{prefix}{key}.")
+        else:
+            leaves[prefix + key] = value
+    return leaves
+
+
+def to_json(config: config_dict.ConfigDict) -> str:
+    """A config as the text of config.json."""
+    return json.dumps(config.to_dict(), indent=2) + "\n"
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """One line for each dotted key whose value differs between two nested configs."""
+    before, after = flatten(old), flatten(new)
+    return [
+        f"  config.{key}: {before.get(key, '(absent)')!r} there, {after.get(key, '(absent)')!r} here"
+        for key in sorted(before.keys() | after.keys())
+        if before.get(key, "(absent)") != after.get(key, "(absent)")
+    ]
+
+
+# ---- The command line
+
+
+def parse_flags(argv: list[str]) -> list[str]:
+    """Parse absl's flags, among them --config=FILE and its overrides --config.KEY=VALUE.
+
+    Raises:
+        ConfigError: a flag, the config file, or an override is wrong.
+    """
+    wants_help = any(re.fullmatch(r"--?(help|helpfull|helpshort|helpxml|\?)", arg) for arg in argv[1:])
+    if not wants_help:
+        config = _load(_config_path(argv))
+        for key in _overridden_keys(argv):
+            _check_key(key, config)
+    try:
+        return flags.FLAGS(argv)
+    except flags.Error as error:
+        raise ConfigError(_explain(str(error), argv)) from None
+
+
+def _config_path(argv: list[str]) -> str:
+    for i, arg in enumerate(argv[1:], start=1):
+        match = re.fullmatch(r"--?config(?:=(.*))?", arg, re.DOTALL)
+        if match:
+            return match[1] if match[1] is not None else "".join(argv[i + 1 : i + 2])
+    return ""
+
+
+def _overridden_keys(argv: list[str]) -> list[str]:
+    matches = (re.match(r"--?(?:no)?config\.([^=]*)", arg) for arg in argv[1:])
+    return [match[1] for match in matches if match]
+
+
+def _load(path: str) -> config_dict.ConfigDict:
+    """Run the config file at `path`; an exception inside it is shown as a traceback into that file alone."""
+    available = sorted(str(p) for p in CONFIGS.glob("*.py"))
+    if not path:
+        raise ConfigError(
+            f"--config is missing: choose one of {', '.join(available)}, or a file of your own."
+        )
+    if not os.path.isfile(path):
+        raise ConfigError(
+            f"--config={path} is not a file{did_you_mean(path, available)}: there are {', '.join(available)}."
+        )
+    namespace: dict[str, Any] = {"__name__": "config", "__file__": path}
+    try:
+        exec(compile(pathlib.Path(path).read_bytes(), path, "exec"), namespace)
+        if "get_config" not in namespace:
+            raise ConfigError(
+                f"--config={path} has no function get_config(): add one that returns the config."
+            )
+        config = namespace["get_config"]()
+    except ConfigError:
+        raise
+    except Exception as error:
+        frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == path]
+        where = "".join(traceback.format_list(frames) + traceback.format_exception_only(error))
+        raise ConfigError(f"--config={path} failed:\n{where.rstrip()}") from None
+    if not isinstance(config, config_dict.ConfigDict):
+        raise ConfigError(
+            f"--config={path}: get_config() returned {type(config).__name__}, not a ConfigDict."
+        )
+    missing = sorted(flatten(default_config()).keys() - flatten(config).keys())
+    if missing:
+        raise ConfigError(
+            f"--config={path} lacks {', '.join(missing)}: start it from jaxconv.config.default_config()."
+        )
+    return config
+
+
+def _check_key(key: str, config: config_dict.ConfigDict) -> None:
+    known = flatten(config)
+    if key in known:
+        return
+    parents = {k.rsplit(".", i)[0] for k in known for i in range(1, k.count(".") + 1)}
+    if key in parents:
+        inside = ", ".join(f"--config.{k}" for k in known if k.startswith(key + "."))
+        raise ConfigError(f"--config.{key} is a group of fields: set one of {inside}.")
+    near = difflib.get_close_matches(key, known, n=3, cutoff=0.5) or list(known)
+    described = ", ".join(f"config.{k} ({_type_name(k, config)})" for k in near)
+    raise ConfigError(f"--config.{key} is not a field of the config; the nearest are {described}.")
+
+
+def _type_name(key: str, config: config_dict.ConfigDict) -> str:
+    *parents, leaf = key.split(".")
+    for parent in parents:
+        config = config[parent]
+    return config.get_type(leaf).__name__
+
+
+def _explain(message: str, argv: list[str]) -> str:
+    """Absl's message on a flag, with the type that the config wants where it is an override of the config."""
+    for key in _overridden_keys(argv):
+        if re.search(rf"config\.{re.escape(key)}\b", message):
+            config = _load(_config_path(argv))
+            given = re.search(rf"--?(?:no)?config\.{re.escape(key)}=?(\S*)", " ".join(argv))
+            value = given[1] if given else ""
+            return (
+                f"--config.{key}={value} has a value of the wrong type: "
+                f"config.{key} is of type {_type_name(key, config)} ({flatten(config)[key]!r} in the config file)."
+            )
+    return message.rstrip(".") + "."

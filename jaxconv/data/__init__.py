@@ -1,0 +1,1 @@
+"""Where examples come from (sources), and the batches made of them (pipeline)."""

@@ -1,0 +1,109 @@
+"""The tf.data pipeline: shuffled, batched, normalised and prefetched, each batch a function of its step.
+
+epoch = step // steps_per_epoch picks a permutation from (seed, epoch) and the step picks its slice, so that a
+run resumes at any step without any state of an iterator.
+"""
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float32
+
+from jaxconv.data.sources import Examples
+from jaxconv.data.tensorflow import import_tensorflow
+
+PADDING = -1
+"""The index that stands for no example, in the last batch of an epoch."""
+
+
+class Normalizer(NamedTuple):
+    """Mean and standard deviation of each channel, in the units of the bytes."""
+
+    mean: Float32[np.ndarray, " channels"]
+    std: Float32[np.ndarray, " channels"]
+
+
+def fit_normalizer(examples: Examples) -> Normalizer:
+    """The statistics of a training split; a channel that is constant gets a standard deviation of 1."""
+    # From the histogram of the 256 values: exact, and without a copy of the images as floats.
+    counts = np.stack(
+        [
+            np.bincount(examples.images[..., c].reshape(-1), minlength=256)
+            for c in range(examples.images.shape[-1])
+        ]
+    )
+    values = np.arange(256)
+    weights = counts / counts.sum(axis=1, keepdims=True)
+    mean = weights @ values
+    std = np.sqrt(np.sum(weights * (values - mean[:, None]) ** 2, axis=1))
+    return Normalizer(mean.astype(np.float32), np.where(std > 0, std, 1.0).astype(np.float32))
+
+
+def steps_per_epoch(examples: Examples, batch_size: int) -> int:
+    """Batches in one pass over the examples, the last one padded."""
+    return -(-len(examples.labels) // batch_size)
+
+
+def train_batches(
+    examples: Examples,
+    normalizer: Normalizer,
+    *,
+    batch_size: int,
+    seed: int,
+    start_step: int,
+    end_step: int,
+) -> Iterable[dict[str, np.ndarray]]:
+    """The batches of steps start_step to end_step - 1, each epoch a permutation of all examples.
+
+    Returns:
+        dicts of image, float32 (batch_size, *spatial, channels); label, int32 (batch_size,); and mask, float32
+        (batch_size,), which is 0 for the padding of an epoch's last batch.
+    """
+    tf = import_tensorflow()
+    n = len(examples.labels)
+    steps = steps_per_epoch(examples, batch_size)
+    padding = [[0, steps * batch_size - n]]
+
+    def epoch_of_indices(epoch: Any) -> Any:
+        order = tf.random.experimental.stateless_shuffle(
+            tf.range(n), seed=tf.stack([tf.cast(seed, tf.int64), epoch]), alg="philox"
+        )
+        order = tf.pad(order, padding, constant_values=PADDING)
+        return tf.data.Dataset.from_tensor_slices(tf.reshape(order, [steps, batch_size]))
+
+    epochs = tf.data.Dataset.range(start_step // steps, -(-end_step // steps))
+    indices = epochs.flat_map(epoch_of_indices).skip(start_step % steps).take(end_step - start_step)
+    return _gather(examples, normalizer, indices)
+
+
+def eval_batches(
+    examples: Examples, normalizer: Normalizer, *, batch_size: int
+) -> Iterable[dict[str, np.ndarray]]:
+    """Batches, as those of `train_batches`, that hold every example once and in order."""
+    tf = import_tensorflow()
+    steps = steps_per_epoch(examples, batch_size)
+    indices = np.full(steps * batch_size, PADDING, np.int32)
+    indices[: len(examples.labels)] = np.arange(len(examples.labels))
+    return _gather(
+        examples, normalizer, tf.data.Dataset.from_tensor_slices(indices.reshape(steps, batch_size))
+    )
+
+
+def _gather(examples: Examples, normalizer: Normalizer, indices: Any) -> Iterable[dict[str, np.ndarray]]:
+    """A tf.data set of vectors of indices as batches of their examples, normalised."""
+    tf = import_tensorflow()
+    images, labels = tf.constant(examples.images), tf.constant(examples.labels)
+
+    def batch(index: Any) -> dict[str, Any]:
+        real = index != PADDING
+        index = tf.where(real, index, 0)
+        image = tf.cast(tf.gather(images, index), tf.float32)
+        return {
+            "image": (image - normalizer.mean) / normalizer.std,
+            "label": tf.gather(labels, index),
+            "mask": tf.cast(real, tf.float32),
+        }
+
+    dataset = indices.map(batch, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+    return dataset.as_numpy_iterator()

@@ -1,0 +1,124 @@
+"""The lecture's family of nets, and the registry that turns config.model into a module."""
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+from jaxtyping import Array, Float
+from ml_collections import config_dict
+
+from jaxconv.config import choose
+from jaxconv.errors import ConfigError
+
+ACTIVATIONS = {
+    "relu": nn.relu,
+    "gelu": nn.gelu,
+    "silu": nn.silu,
+    "elu": nn.elu,
+    "tanh": nn.tanh,
+    "sigmoid": nn.sigmoid,
+}
+POOLINGS = {"max": nn.max_pool, "average": nn.avg_pool}
+PADDINGS = {"same": "SAME", "valid": "VALID"}
+
+# The lecture's nets; what a member does not name is as in ConvNet.
+MEMBERS: dict[str, dict[str, Any]] = {
+    "mlp": {"filters": (), "dense": (128, 128)},
+    "lenet": {"filters": ((20,), (50,)), "kernel_size": 5, "dense": (500,)},
+    "cifar_simple": {"filters": ((32,),), "dropout": 0.25, "dense": (512,), "dense_dropout": 0.5},
+    "cifar_deep": {"filters": ((32, 32), (64, 64)), "dropout": 0.25, "dense": (512,), "dense_dropout": 0.5},
+}
+
+
+class ConvNet(nn.Module):
+    """Stages of [convolution, activation, ..., pooling, dropout], then dense layers: LeCun et al., 1998.
+
+    The number of spatial dimensions is that of the input: 1 for audio and text, 2 for images, 3 for video.
+    Parameters start as in Keras: Glorot-uniform kernels and zero biases.
+    """
+
+    num_classes: int
+    filters: Sequence[Sequence[int]] = ()
+    """Filters of each convolution, by stage."""
+    kernel_size: int = 3
+    strides: int = 1
+    padding: str = "same"
+    """Of the convolutions; pooling is always "valid"."""
+    pooling: str = "max"
+    pool_size: int = 2
+    """Width and stride of the pooling."""
+    dropout: float = 0.0
+    """Share of units dropped after each pooling."""
+    dense: Sequence[int] = ()
+    """Units of each hidden dense layer."""
+    dense_dropout: float = 0.0
+    """Share of units dropped after each hidden dense layer."""
+    activation: str = "relu"
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "batch *spatial channels"], *, train: bool
+    ) -> Float[Array, "batch num_classes"]:
+        """Logits; with `train`, dropout is on and draws from the rng called "dropout".
+
+        Raises:
+            ConfigError: a stage leaves no pixels.
+        """
+        activation = choose("model.activation", self.activation, ACTIVATIONS)
+        pool = choose("model.pooling", self.pooling, POOLINGS)
+        spatial = x.ndim - 2
+        convolution = functools.partial(
+            nn.Conv,
+            kernel_size=(self.kernel_size,) * spatial,
+            strides=self.strides,
+            padding=choose("model.padding", self.padding, PADDINGS),
+            kernel_init=nn.initializers.glorot_uniform(),
+        )
+        dense = functools.partial(nn.Dense, kernel_init=nn.initializers.glorot_uniform())
+
+        for number, stage in enumerate(self.filters, start=1):
+            before = x.shape[1:-1]
+            for filters in stage:
+                x = activation(convolution(filters)(x))
+            window = (self.pool_size,) * spatial
+            x = pool(x, window, strides=window)
+            if 0 in x.shape:
+                raise ConfigError(
+                    f"Stage {number} of config.model leaves nothing of its {' x '.join(map(str, before))} input: "
+                    "use fewer stages in config.model.filters, smaller config.model.strides or pool_size, "
+                    "or config.model.padding='same'."
+                )
+            x = nn.Dropout(self.dropout, deterministic=not train)(x)
+
+        x = x.reshape(x.shape[0], -1)
+        for units in self.dense:
+            x = activation(dense(units)(x))
+            x = nn.Dropout(self.dense_dropout, deterministic=not train)(x)
+        return dense(self.num_classes, name="logits")(x)
+
+
+def resolve(model: config_dict.ConfigDict) -> config_dict.ConfigDict:
+    """A copy of config.model in which None has become the named member's own value.
+
+    Raises:
+        ConfigError: no member has that name.
+    """
+    member = choose("model.name", model.name, MEMBERS)
+    resolved = model.copy_and_resolve_references()
+    for key, value in model.items():
+        if value is None:
+            resolved[key] = member.get(key, getattr(ConvNet, key))
+    return resolved
+
+
+def create_model(model: config_dict.ConfigDict, num_classes: int) -> nn.Module:
+    """The Flax module that config.model describes."""
+    fields = {key: value for key, value in resolve(model).items() if key != "name"}
+    return ConvNet(num_classes=num_classes, **fields)
+
+
+def num_params(params: Any) -> int:
+    """The number of scalars in a tree of parameters."""
+    return sum(leaf.size for leaf in jax.tree.leaves(params))

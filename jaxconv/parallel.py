@@ -1,0 +1,66 @@
+"""Devices: one mesh with axis "data"; parameters on every device, batches split among them."""
+
+import collections
+import os
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from ml_collections import config_dict
+
+from jaxconv.errors import ConfigError
+
+
+def set_host_devices(config: config_dict.ConfigDict) -> None:
+    """Split the CPU into devices, before JAX starts: XLA runs a convolution on one thread of one device.
+
+    As many as config.num_devices, or the largest number of cores that divides the batch.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    devices = config.num_devices or max(n for n in range(1, cores + 1) if config.batch_size % n == 0)
+    jax.config.update("jax_num_cpu_devices", devices)
+
+
+def make_mesh(config: config_dict.ConfigDict) -> Mesh:
+    """A mesh over the first config.num_devices devices, or over all.
+
+    Raises:
+        ConfigError: there are fewer devices, or the batch does not divide among them.
+    """
+    devices = jax.devices()
+    count = config.num_devices or len(devices)
+    if count > len(devices):
+        raise ConfigError(
+            f"config.num_devices={count}, but there are {len(devices)} {devices[0].platform} devices: ask for fewer."
+        )
+    if config.batch_size % count:
+        raise ConfigError(
+            f"config.batch_size={config.batch_size} does not divide among {count} devices: "
+            f"make it a multiple of {count}, or set config.num_devices."
+        )
+    return jax.make_mesh((count,), ("data",), axis_types=(AxisType.Auto,), devices=devices[:count])
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The sharding of what every device holds whole."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def split_by_example(mesh: Mesh) -> NamedSharding:
+    """The sharding of batches: each device holds its share of the first axis."""
+    return NamedSharding(mesh, PartitionSpec("data"))
+
+
+def prefetch_to_devices(
+    batches: Iterable[dict[str, np.ndarray]], mesh: Mesh, size: int = 2
+) -> Iterator[dict[str, Any]]:
+    """Batches of arrays as batches split over the mesh, `size` of them on their way ahead of the consumer."""
+    sharding = split_by_example(mesh)
+    queue: collections.deque[dict[str, Any]] = collections.deque()
+    for batch in batches:
+        queue.append(jax.device_put(batch, sharding))
+        if len(queue) > size:
+            yield queue.popleft()
+    yield from queue

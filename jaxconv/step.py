@@ -1,0 +1,99 @@
+"""One step of training and one of evaluation: pure functions of a state and a batch."""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from flax.training import train_state
+from jaxtyping import Array, Float
+from ml_collections import config_dict
+
+Batch = dict[str, Any]
+"""image: float32 (batch, *spatial, channels); label: int32 (batch,); mask: float32 (batch,), 0 for padding."""
+
+
+@flax.struct.dataclass
+class Sums:
+    """Sums over examples, so that batches, devices and epochs of any size add up exactly."""
+
+    loss: Float[Array, ""]
+    correct: Float[Array, ""]
+    examples: Float[Array, ""]
+
+    @classmethod
+    def zero(cls) -> "Sums":
+        """The sums over no example."""
+        return cls(*(jnp.zeros((), jnp.float32) for _ in range(3)))
+
+    def __add__(self, other: "Sums") -> "Sums":
+        return jax.tree.map(jnp.add, self, other)
+
+    def means(self) -> tuple[float, float]:
+        """The loss (nats) and the accuracy, per example."""
+        examples = max(float(self.examples), 1.0)
+        return float(self.loss) / examples, float(self.correct) / examples
+
+
+class TrainState(train_state.TrainState):
+    """Everything that a step of training changes."""
+
+    epoch_sums: Sums
+    """Over the epoch so far; in the state, so that a run resumed in mid-epoch reports the whole epoch."""
+    dropout_rng: jax.Array
+    """Key data (uint32) of the run; a step folds its number in."""
+
+
+def create_state(
+    model: Any, optimizer: optax.GradientTransformation, image_shape: tuple[int, ...], seed: int
+) -> TrainState:
+    """A state before its first step, for images of shape (*spatial, channels)."""
+    params_rng, dropout_rng = jax.random.split(jax.random.key(seed))
+    variables = model.init(params_rng, jnp.zeros((1, *image_shape)), train=False)
+    return TrainState.create(
+        apply_fn=model.apply,
+        params=variables["params"],
+        tx=optimizer,
+        epoch_sums=Sums.zero(),
+        dropout_rng=jax.random.key_data(dropout_rng),
+    ).replace(step=jnp.zeros((), jnp.int32))
+
+
+def sums_of(logits: Float[Array, "batch num_classes"], batch: Batch, label_smoothing: float = 0.0) -> Sums:
+    """Cross entropy (nats), hits and count over the examples of a batch that are no padding.
+
+    With label smoothing (arXiv:1512.00567), the target is 1 - label_smoothing on the label and the rest spread evenly over all classes.
+    """
+    targets = optax.smooth_labels(jax.nn.one_hot(batch["label"], logits.shape[-1]), label_smoothing)
+    loss = optax.softmax_cross_entropy(logits, targets)
+    hits = jnp.argmax(logits, axis=-1) == batch["label"]
+    mask = batch["mask"]
+    return Sums(loss=jnp.sum(loss * mask), correct=jnp.sum(hits * mask), examples=jnp.sum(mask))
+
+
+def make_train_step(
+    config: config_dict.ConfigDict,
+) -> Callable[[TrainState, Batch], tuple[TrainState, Sums]]:
+    """The step that takes a state and a batch to the next state and the sums over its epoch so far."""
+
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Sums]:
+        rng = jax.random.fold_in(jax.random.wrap_key_data(state.dropout_rng), state.step)
+
+        def mean_loss(params: Any) -> tuple[Float[Array, ""], Sums]:
+            logits = state.apply_fn({"params": params}, batch["image"], train=True, rngs={"dropout": rng})
+            sums = sums_of(logits, batch, config.label_smoothing)
+            return sums.loss / sums.examples, sums
+
+        grads, sums = jax.grad(mean_loss, has_aux=True)(state.params)
+        epoch_sums = state.epoch_sums + sums
+        return state.apply_gradients(grads=grads, epoch_sums=epoch_sums), epoch_sums
+
+    return train_step
+
+
+def eval_step(state: TrainState, batch: Batch, sums: Sums) -> Sums:
+    """`sums` and those over a batch, without dropout and label smoothing."""
+    logits = state.apply_fn({"params": state.params}, batch["image"], train=False)
+    return sums + sums_of(logits, batch)

@@ -1,0 +1,263 @@
+"""A run from top to bottom: devices, data, model, optimizer, restore, epochs, test."""
+
+import pathlib
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import optax
+from jax.sharding import Mesh
+from ml_collections import config_dict
+from tensorboardX import SummaryWriter
+
+from jaxconv import checkpoint, console
+from jaxconv import workdir as files
+from jaxconv.data import pipeline, sources
+from jaxconv.errors import UserError
+from jaxconv.models import create_model, num_params, resolve
+from jaxconv.optimizers import create_optimizer, create_schedule
+from jaxconv.parallel import make_mesh, prefetch_to_devices, replicated, split_by_example
+from jaxconv.step import Batch, Sums, TrainState, create_state, eval_step, make_train_step
+
+TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Sums]]
+EvalStep = Callable[[TrainState, Batch, Sums], Sums]
+
+
+def train(config: config_dict.ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
+    """Train a config in `workdir`, from where an earlier start of the same run left off.
+
+    Returns:
+        The summary of the run, as in summary.json.
+
+    Raises:
+        UserError: the run cannot be done as asked.
+    """
+    started = time.monotonic()
+    config = resolve_config(config)
+    if (summary := files.read_summary(workdir)) is not None:
+        files.check_same_config(workdir, config)
+        console.say(f"The run in {workdir} is finished; name another --workdir to train again.")
+        return summary
+
+    # ---- Devices, data, model, optimizer
+    parts = set_up(config)
+    state, mesh, steps_per_epoch = parts.state, parts.mesh, parts.steps_per_epoch
+    last_step = config.num_epochs * steps_per_epoch
+    files.claim(workdir, config)
+    console.print_model(config.model.name, parts.model, parts.image_shape)
+    console.say(
+        f"{config.data.name}: {len(parts.train.labels):,} examples to train on, "
+        f"{len(parts.validation.labels):,} to validate; {mesh.size} x {mesh.devices.flat[0].device_kind}; {workdir}"
+    )
+
+    # ---- Restore
+    checkpoints = checkpoint.open_checkpoints(workdir)
+    progress: checkpoint.Progress = {"history": [], "epoch_seconds": 0.0, "wall_seconds": 0.0}
+    if (latest := checkpoints.latest_step()) is not None:
+        state, progress = checkpoint.restore(checkpoints, latest, state, replicated(mesh))
+        console.say(f"Resumed at step {latest} of {last_step}.")
+    step, history = int(state.step), progress["history"]
+    wall_seconds_before = progress["wall_seconds"]
+
+    # ---- Epochs
+    train_step, eval_step = compile_steps(parts)
+    batches = prefetch_to_devices(
+        pipeline.train_batches(
+            parts.train,
+            parts.normalizer,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            start_step=step,
+            end_step=last_step,
+        ),
+        mesh,
+    )
+    # History and events follow the checkpoint: both are written anew from it.
+    files.write_history(workdir, history)
+    with SummaryWriter(str(workdir / "tensorboard"), purge_step=0) as tensorboard:
+        for record in history:
+            files.write_events(tensorboard, record)
+        for epoch in range(step // steps_per_epoch + 1, config.num_epochs + 1):
+            first_step, end = (epoch - 1) * steps_per_epoch, epoch * steps_per_epoch
+            if step == first_step:
+                progress["epoch_seconds"] = 0.0
+                state = state.replace(epoch_sums=jax.device_put(Sums.zero(), replicated(mesh)))
+            seconds_before, began = progress["epoch_seconds"], time.monotonic()
+
+            def save(*, end_of_epoch: bool) -> None:
+                progress["wall_seconds"] = wall_seconds_before + time.monotonic() - started
+                checkpoint.save(checkpoints, state, progress, end_of_epoch=end_of_epoch)
+
+            with console.epoch_bar(epoch, config.num_epochs, steps_per_epoch) as update_bar:
+                sums = None
+                while step < end:
+                    previous_sums = sums
+                    state, sums = train_step(state, next(batches))
+                    step += 1
+                    # One step stays queued on the device while the host prepares the next.
+                    if previous_sums is not None:
+                        update_bar(step - 1 - first_step, jax.block_until_ready(previous_sums))
+                    if (
+                        config.checkpoint_every_steps
+                        and step % config.checkpoint_every_steps == 0
+                        and step < end
+                    ):
+                        progress["epoch_seconds"] = seconds_before + time.monotonic() - began
+                        save(end_of_epoch=False)
+                train_loss, train_accuracy = sums.means()
+            seconds = seconds_before + time.monotonic() - began
+
+            val_loss, val_accuracy = evaluate_examples(eval_step, state, parts.validation, parts)
+            record = {
+                "epoch": epoch,
+                "step": step,
+                "train_loss": train_loss,
+                "train_accuracy": train_accuracy,
+                "val_loss": val_loss,
+                "val_accuracy": val_accuracy,
+                "learning_rate": float(parts.schedule(step - 1)),
+                "seconds": seconds,
+                "images_per_s": len(parts.train.labels) / seconds,
+            }
+            history.append(record)
+            save(end_of_epoch=True)
+            files.write_history(workdir, history)
+            files.write_events(tensorboard, record)
+            console.print_epoch(record, config.num_epochs, steps_per_epoch)
+
+    # ---- Test, once, with the parameters of the best epoch
+    best = checkpoint.best_epoch(history)
+    state, _ = checkpoint.restore(checkpoints, best["step"], state, replicated(mesh))
+    test = parts.source.load(config.data.test)
+    test_loss, test_accuracy = evaluate_examples(eval_step, state, test, parts)
+    checkpoints.close()
+    summary = {
+        "config": config.to_dict(),
+        "model": config.model.name,
+        "num_params": num_params(state.params),
+        "epochs": config.num_epochs,
+        "steps": last_step,
+        "best_epoch": best["epoch"],
+        "val_accuracy": best["val_accuracy"],
+        "test_loss": test_loss,
+        "test_accuracy": test_accuracy,
+        "test_examples": len(test.labels),
+        "train_images_per_s": len(parts.train.labels) * len(history) / sum(r["seconds"] for r in history),
+        "wall_seconds": wall_seconds_before + time.monotonic() - started,
+        "devices": mesh.size,
+        "processes": jax.process_count(),
+        "platform": mesh.devices.flat[0].platform,
+        "versions": files.versions(),
+        "params_sha256": files.params_sha256(state.params),
+    }
+    files.write_summary(workdir, summary)
+    return summary
+
+
+def evaluate(config: config_dict.ConfigDict, workdir: pathlib.Path) -> dict[str, float]:
+    """Loss and accuracy of the best epoch so far of the run in `workdir`, on validation and test.
+
+    Raises:
+        UserError: there is no run of this config with a finished epoch.
+    """
+    config = resolve_config(config)
+    files.check_same_config(workdir, config)
+    parts = set_up(config)
+    history = files.read_history(workdir)
+    if not history:
+        raise UserError(f"The run in {workdir} has not finished an epoch: train on with --mode=train.")
+    best = checkpoint.best_epoch(history)
+    with checkpoint.open_checkpoints(workdir) as checkpoints:
+        state, _ = checkpoint.restore(checkpoints, best["step"], parts.state, replicated(parts.mesh))
+    _, eval_step = compile_steps(parts)
+    val_loss, val_accuracy = evaluate_examples(eval_step, state, parts.validation, parts)
+    test = parts.source.load(config.data.test)
+    test_loss, test_accuracy = evaluate_examples(eval_step, state, test, parts)
+    return {
+        "val_loss": val_loss,
+        "val_accuracy": val_accuracy,
+        "test_loss": test_loss,
+        "test_accuracy": test_accuracy,
+    }
+
+
+class Setup(NamedTuple):
+    """What training and evaluation share."""
+
+    config: config_dict.ConfigDict
+    mesh: Mesh
+    source: sources.Source
+    train: sources.Examples
+    validation: sources.Examples
+    normalizer: pipeline.Normalizer
+    model: nn.Module
+    schedule: optax.Schedule
+    state: TrainState
+    steps_per_epoch: int
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """The shape of one image: (*spatial, channels)."""
+        return self.train.images.shape[1:]
+
+
+def resolve_config(config: config_dict.ConfigDict) -> config_dict.ConfigDict:
+    """A copy of the config with the fields of the model filled in."""
+    resolved = config.copy_and_resolve_references()
+    resolved.model = resolve(config.model)
+    return resolved
+
+
+def set_up(config: config_dict.ConfigDict) -> Setup:
+    """Devices, data, model and optimizer of a config, and the state before the first step."""
+    mesh = make_mesh(config)
+    source = sources.open_source(config.data)
+    train = source.load(config.data.train)
+    steps_per_epoch = pipeline.steps_per_epoch(train, config.batch_size)
+    model = create_model(config.model, source.num_classes)
+    schedule = create_schedule(
+        config.optimizer, num_epochs=config.num_epochs, steps_per_epoch=steps_per_epoch
+    )
+    optimizer = create_optimizer(config.optimizer, schedule)
+    state = create_state(model, optimizer, train.images.shape[1:], config.seed)
+    return Setup(
+        config=config,
+        mesh=mesh,
+        source=source,
+        train=train,
+        validation=source.load(config.data.validation),
+        normalizer=pipeline.fit_normalizer(train),
+        model=model,
+        schedule=schedule,
+        state=jax.device_put(state, replicated(mesh)),
+        steps_per_epoch=steps_per_epoch,
+    )
+
+
+def compile_steps(parts: Setup) -> tuple[TrainStep, EvalStep]:
+    """The steps of training (which consumes its state) and of evaluation, compiled for the mesh."""
+    whole, split = replicated(parts.mesh), split_by_example(parts.mesh)
+    batch_size = parts.config.batch_size
+    batch = {
+        "image": jax.ShapeDtypeStruct((batch_size, *parts.image_shape), "float32", sharding=split),
+        "label": jax.ShapeDtypeStruct((batch_size,), "int32", sharding=split),
+        "mask": jax.ShapeDtypeStruct((batch_size,), "float32", sharding=split),
+    }
+    train_step = jax.jit(make_train_step(parts.config), donate_argnums=0, out_shardings=whole)
+    return (
+        train_step.lower(parts.state, batch).compile(),
+        jax.jit(eval_step, out_shardings=whole).lower(parts.state, batch, parts.state.epoch_sums).compile(),
+    )
+
+
+def evaluate_examples(
+    eval_step: EvalStep, state: TrainState, examples: sources.Examples, parts: Setup
+) -> tuple[float, float]:
+    """Loss and accuracy over every example of a split, each counted once."""
+    batches = pipeline.eval_batches(examples, parts.normalizer, batch_size=parts.config.batch_size)
+    sums = jax.device_put(Sums.zero(), replicated(parts.mesh))
+    for batch in prefetch_to_devices(batches, parts.mesh):
+        sums = eval_step(state, batch, jax.block_until_ready(sums))
+    return sums.means()
