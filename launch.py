@@ -18,9 +18,7 @@ CONFIG = config_flags.DEFINE_config_file(
     "config",
     help_string="The recipe: a file such as configs/lenet.py; --config.KEY=VALUE changes a field of it.",
 )
-WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Where the run is kept; runs/NAME for configs/NAME.py if not given."
-)
+WORKDIR = flags.DEFINE_string("workdir", None, "Where the run is kept; runs/NAME for configs/NAME.py if not given.")
 MODE = flags.DEFINE_enum("mode", "train", cli.MODES, "What to do.")
 
 

@@ -1,5 +1,6 @@
 """Checkpoints of a run, by Orbax: the two latest and the best, written while training goes on."""
 
+import copy
 import pathlib
 from typing import Any
 
@@ -30,7 +31,7 @@ def open_checkpoints(workdir: pathlib.Path) -> ocp.CheckpointManager:
     )
 
 
-def _quality(metrics: dict[str, Any]) -> tuple[float, int]:
+def _quality(metrics: dict[str, Any]) -> Any:
     return metrics["val_accuracy"], -metrics["epoch"]  # of equals the first
 
 
@@ -39,14 +40,16 @@ def best_epoch(history: list[dict[str, Any]]) -> dict[str, Any]:
     return max(history, key=_quality)
 
 
-def save(
-    checkpoints: ocp.CheckpointManager, state: TrainState, progress: Progress, *, end_of_epoch: bool
-) -> None:
-    """Start to write a checkpoint of `state`; the end of an epoch makes it a candidate for the best."""
+def save(checkpoints: ocp.CheckpointManager, state: TrainState, progress: Progress, *, end_of_epoch: bool) -> None:
+    """Start to write a checkpoint of `state`; the end of an epoch makes it a candidate for the best.
+
+    It holds what `state` and `progress` are now, whatever becomes of them while it is written.
+    """
     checkpoints.save(
         int(state.step),
         args=ocp.args.Composite(
-            state=ocp.args.StandardSave(_arrays(state)), progress=ocp.args.JsonSave(progress)
+            state=ocp.args.StandardSave(_arrays(state)),
+            progress=ocp.args.JsonSave(copy.deepcopy(progress)),
         ),
         metrics=progress["history"][-1] if end_of_epoch else None,
     )

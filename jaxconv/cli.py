@@ -4,11 +4,11 @@ import os
 import pathlib
 import sys
 from collections.abc import Callable
+from typing import NoReturn
 
 from absl import app, logging
-from ml_collections import config_dict
 
-from jaxconv.config import parse_flags, validate
+from jaxconv.config import Config, parse_flags, validate
 from jaxconv.errors import UserError
 
 MODES = ("train", "evaluate")
@@ -26,7 +26,7 @@ def start(main: Callable[[list[str]], None]) -> None:
     app.run(main, flags_parser=parse)
 
 
-def run(mode: str, config: config_dict.ConfigDict, workdir: str) -> None:
+def run(mode: str, config: Config, workdir: str) -> None:
     """Train or evaluate; the results go to stdout, everything else to stderr."""
     logging.set_verbosity(logging.ERROR)
     try:
@@ -39,12 +39,10 @@ def run(mode: str, config: config_dict.ConfigDict, workdir: str) -> None:
     except UserError as error:
         _exit(error)
     if mode == "evaluate":
-        print(
-            f"Validation score: {results['val_loss']:.4f}\nValidation accuracy: {results['val_accuracy']:.4f}"
-        )
+        print(f"Validation score: {results['val_loss']:.4f}\nValidation accuracy: {results['val_accuracy']:.4f}")
     print(f"Test score: {results['test_loss']:.4f}\nTest accuracy: {results['test_accuracy']:.4f}")
 
 
-def _exit(error: UserError) -> None:
+def _exit(error: UserError) -> NoReturn:
     print(f"{os.path.basename(sys.argv[0])}: {error}", file=sys.stderr)
     sys.exit(error.exit_status)

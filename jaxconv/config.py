@@ -6,7 +6,7 @@ import os
 import pathlib
 import re
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from absl import flags
@@ -14,10 +14,13 @@ from ml_collections import config_dict
 
 from jaxconv.errors import ConfigError
 
+Config = Any
+"""An ml_collections ConfigDict: its fields, known only as the program runs, are those of `default_config`."""
+
 CONFIGS = pathlib.Path("configs")
 
 
-def default_config() -> config_dict.ConfigDict:
+def default_config() -> Config:
     """Every field that a config may set; a recipe in configs/ changes those it cares about.
 
     A field that is None here is optional: its type is known, and None means what its comment says.
@@ -40,9 +43,7 @@ def default_config() -> config_dict.ConfigDict:
     config.model = config_dict.ConfigDict()
     config.model.name = "lenet"  # a member of the family in jaxconv/models.py
     # None: as the member has it.
-    config.model.filters = config_dict.placeholder(
-        tuple
-    )  # of each convolution, by stage: ((32, 32), (64, 64))
+    config.model.filters = config_dict.placeholder(tuple)  # of each convolution, by stage: ((32, 32), (64, 64))
     config.model.kernel_size = config_dict.placeholder(int)
     config.model.strides = config_dict.placeholder(int)
     config.model.padding = config_dict.placeholder(str)  # "same" or "valid"
@@ -60,7 +61,7 @@ def default_config() -> config_dict.ConfigDict:
     config.optimizer.warmup_epochs = 0.0
     config.optimizer.momentum = 0.9  # of sgd, with Nesterov's correction
     config.optimizer.weight_decay = 0.0  # decoupled, on kernels only, times the learning rate
-    return config
+    return config.lock()
 
 
 def _positive(value: Any) -> bool:
@@ -85,8 +86,7 @@ _RANGES = {
     "label_smoothing": (_fraction, "at least 0 and below 1"),
     "model.filters": (
         lambda stages: all(
-            isinstance(stage, tuple) and stage and all(type(f) is int and f > 0 for f in stage)
-            for stage in stages
+            isinstance(stage, tuple) and stage and all(type(f) is int and f > 0 for f in stage) for stage in stages
         ),
         "a tuple of stages, each a tuple of numbers of filters, such as ((32, 32), (64, 64))",
     ),
@@ -119,13 +119,13 @@ def choose(key: str, name: str, choices: Mapping[str, Any]) -> Any:
     )
 
 
-def did_you_mean(word: str, choices: Mapping[str, Any] | Iterator[str] | list[str]) -> str:
+def did_you_mean(word: str, choices: Iterable[str]) -> str:
     """A parenthesis with the nearest choices, or nothing when none is near."""
     near = difflib.get_close_matches(word, list(choices), n=3, cutoff=0.5)
     return f" (did you mean {' or '.join(near)}?)" if near else ""
 
 
-def validate(config: config_dict.ConfigDict) -> None:
+def validate(config: Config) -> None:
     """Check the values that have a range.
 
     Raises:
@@ -143,7 +143,7 @@ def validate(config: config_dict.ConfigDict) -> None:
         )
 
 
-def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(config: Config, prefix: str = "") -> dict[str, Any]:
     """The leaves of a nested config by their dotted keys."""
     leaves = {}
     for key, value in config.items():
@@ -154,12 +154,12 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return leaves
 
 
-def to_json(config: config_dict.ConfigDict) -> str:
+def to_json(config: Config) -> str:
     """A config as the text of config.json."""
     return json.dumps(config.to_dict(), indent=2) + "\n"
 
 
-def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+def differences(old: Config, new: Config) -> list[str]:
     """One line for each dotted key whose value differs between two nested configs."""
     before, after = flatten(old), flatten(new)
     return [
@@ -202,13 +202,11 @@ def _overridden_keys(argv: list[str]) -> list[str]:
     return [match[1] for match in matches if match]
 
 
-def _load(path: str) -> config_dict.ConfigDict:
+def _load(path: str) -> Config:
     """Run the config file at `path`; an exception inside it is shown as a traceback into that file alone."""
     available = sorted(str(p) for p in CONFIGS.glob("*.py"))
     if not path:
-        raise ConfigError(
-            f"--config is missing: choose one of {', '.join(available)}, or a file of your own."
-        )
+        raise ConfigError(f"--config is missing: choose one of {', '.join(available)}, or a file of your own.")
     if not os.path.isfile(path):
         raise ConfigError(
             f"--config={path} is not a file{did_you_mean(path, available)}: there are {', '.join(available)}."
@@ -217,9 +215,7 @@ def _load(path: str) -> config_dict.ConfigDict:
     try:
         exec(compile(pathlib.Path(path).read_bytes(), path, "exec"), namespace)
         if "get_config" not in namespace:
-            raise ConfigError(
-                f"--config={path} has no function get_config(): add one that returns the config."
-            )
+            raise ConfigError(f"--config={path} has no function get_config(): add one that returns the config.")
         config = namespace["get_config"]()
     except ConfigError:
         raise
@@ -228,18 +224,14 @@ def _load(path: str) -> config_dict.ConfigDict:
         where = "".join(traceback.format_list(frames) + traceback.format_exception_only(error))
         raise ConfigError(f"--config={path} failed:\n{where.rstrip()}") from None
     if not isinstance(config, config_dict.ConfigDict):
-        raise ConfigError(
-            f"--config={path}: get_config() returned {type(config).__name__}, not a ConfigDict."
-        )
+        raise ConfigError(f"--config={path}: get_config() returned {type(config).__name__}, not a ConfigDict.")
     missing = sorted(flatten(default_config()).keys() - flatten(config).keys())
     if missing:
-        raise ConfigError(
-            f"--config={path} lacks {', '.join(missing)}: start it from jaxconv.config.default_config()."
-        )
+        raise ConfigError(f"--config={path} lacks {', '.join(missing)}: start it from jaxconv.config.default_config().")
     return config
 
 
-def _check_key(key: str, config: config_dict.ConfigDict) -> None:
+def _check_key(key: str, config: Config) -> None:
     known = flatten(config)
     if key in known:
         return
@@ -252,7 +244,7 @@ def _check_key(key: str, config: config_dict.ConfigDict) -> None:
     raise ConfigError(f"--config.{key} is not a field of the config; the nearest are {described}.")
 
 
-def _type_name(key: str, config: config_dict.ConfigDict) -> str:
+def _type_name(key: str, config: Config) -> str:
     *parents, leaf = key.split(".")
     for parent in parents:
         config = config[parent]

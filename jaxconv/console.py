@@ -31,16 +31,12 @@ def print_model(name: str, model: nn.Module, image_shape: tuple[int, ...]) -> No
     layers = []
 
     def forward(image: jax.Array) -> Any:
-        _, variables = model.init_with_output(
-            jax.random.key(0), image, train=False, capture_intermediates=True
-        )
+        _, variables = model.init_with_output(jax.random.key(0), image, train=False, capture_intermediates=True)
         layers.extend(layer for layer in variables["intermediates"] if layer in variables["params"])
         return variables
 
     variables = jax.eval_shape(forward, jnp.zeros((1, *image_shape)))
-    table = Table(
-        title=f"{name}, input {image_shape}", box=box.SIMPLE_HEAD, show_footer=True, title_justify="left"
-    )
+    table = Table(title=f"{name}, input {image_shape}", box=box.SIMPLE_HEAD, show_footer=True, title_justify="left")
     table.add_column("layer", "total")
     table.add_column("output shape")
     table.add_column("parameters", f"{num_params(variables['params']):,}", justify="right")

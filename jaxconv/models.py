@@ -7,9 +7,8 @@ from typing import Any
 import flax.linen as nn
 import jax
 from jaxtyping import Array, Float
-from ml_collections import config_dict
 
-from jaxconv.config import choose
+from jaxconv.config import Config, choose
 from jaxconv.errors import ConfigError
 
 ACTIVATIONS = {
@@ -58,9 +57,7 @@ class ConvNet(nn.Module):
     activation: str = "relu"
 
     @nn.compact
-    def __call__(
-        self, x: Float[Array, "batch *spatial channels"], *, train: bool
-    ) -> Float[Array, "batch num_classes"]:
+    def __call__(self, x: Float[Array, "batch *spatial channels"], *, train: bool) -> Float[Array, "batch num_classes"]:
         """Logits; with `train`, dropout is on and draws from the rng called "dropout".
 
         Raises:
@@ -99,7 +96,7 @@ class ConvNet(nn.Module):
         return dense(self.num_classes, name="logits")(x)
 
 
-def resolve(model: config_dict.ConfigDict) -> config_dict.ConfigDict:
+def resolve(model: Config) -> Config:
     """A copy of config.model in which None has become the named member's own value.
 
     Raises:
@@ -113,7 +110,7 @@ def resolve(model: config_dict.ConfigDict) -> config_dict.ConfigDict:
     return resolved
 
 
-def create_model(model: config_dict.ConfigDict, num_classes: int) -> nn.Module:
+def create_model(model: Config, num_classes: int) -> nn.Module:
     """The Flax module that config.model describes."""
     fields = {key: value for key, value in resolve(model).items() if key != "name"}
     return ConvNet(num_classes=num_classes, **fields)

@@ -4,9 +4,8 @@ from typing import Any
 
 import jax
 import optax
-from ml_collections import config_dict
 
-from jaxconv.config import choose
+from jaxconv.config import Config, choose
 
 OPTIMIZERS = {
     "adam": lambda config: optax.scale_by_adam(eps=1e-7),
@@ -22,9 +21,7 @@ SCHEDULES = {
 }
 
 
-def create_schedule(
-    config: config_dict.ConfigDict, *, num_epochs: int, steps_per_epoch: int
-) -> optax.Schedule:
+def create_schedule(config: Config, *, num_epochs: int, steps_per_epoch: int) -> optax.Schedule:
     """The learning rate as a function of the step: linear warm-up, then config.schedule to the last step.
 
     Raises:
@@ -39,20 +36,14 @@ def create_schedule(
     return optax.join_schedules([warmup, decay], [warmup_steps])
 
 
-def create_optimizer(
-    config: config_dict.ConfigDict, schedule: optax.Schedule
-) -> optax.GradientTransformation:
+def create_optimizer(config: Config, schedule: optax.Schedule) -> optax.GradientTransformation:
     """The optimizer, with decoupled weight decay (arXiv:1711.05101) on kernels and not on biases.
 
     Raises:
         ConfigError: the optimizer is not known.
     """
     update = choose("optimizer.name", config.name, OPTIMIZERS)(config)
-    decay = (
-        optax.add_decayed_weights(config.weight_decay, mask=_kernels)
-        if config.weight_decay
-        else optax.identity()
-    )
+    decay = optax.add_decayed_weights(config.weight_decay, mask=_kernels) if config.weight_decay else optax.identity()
     return optax.chain(update, decay, optax.scale_by_learning_rate(schedule))
 
 

@@ -8,12 +8,12 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
-from ml_collections import config_dict
 
+from jaxconv.config import Config
 from jaxconv.errors import ConfigError
 
 
-def set_host_devices(config: config_dict.ConfigDict) -> None:
+def set_host_devices(config: Config) -> None:
     """Split the CPU into devices, before JAX starts: XLA runs a convolution on one thread of one device.
 
     As many as config.num_devices, or the largest number of cores that divides the batch.
@@ -23,7 +23,7 @@ def set_host_devices(config: config_dict.ConfigDict) -> None:
     jax.config.update("jax_num_cpu_devices", devices)
 
 
-def make_mesh(config: config_dict.ConfigDict) -> Mesh:
+def make_mesh(config: Config) -> Mesh:
     """A mesh over the first config.num_devices devices, or over all.
 
     Raises:

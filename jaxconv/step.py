@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import optax
 from flax.training import train_state
 from jaxtyping import Array, Float
-from ml_collections import config_dict
+
+from jaxconv.config import Config
 
 Batch = dict[str, Any]
 """image: float32 (batch, *spatial, channels); label: int32 (batch,); mask: float32 (batch,), 0 for padding."""
@@ -64,7 +65,8 @@ def create_state(
 def sums_of(logits: Float[Array, "batch num_classes"], batch: Batch, label_smoothing: float = 0.0) -> Sums:
     """Cross entropy (nats), hits and count over the examples of a batch that are no padding.
 
-    With label smoothing (arXiv:1512.00567), the target is 1 - label_smoothing on the label and the rest spread evenly over all classes.
+    With label smoothing (arXiv:1512.00567), the target is 1 - label_smoothing on the label, and the rest is
+    spread evenly over all classes.
     """
     targets = optax.smooth_labels(jax.nn.one_hot(batch["label"], logits.shape[-1]), label_smoothing)
     loss = optax.softmax_cross_entropy(logits, targets)
@@ -74,7 +76,7 @@ def sums_of(logits: Float[Array, "batch num_classes"], batch: Batch, label_smoot
 
 
 def make_train_step(
-    config: config_dict.ConfigDict,
+    config: Config,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Sums]]:
     """The step that takes a state and a batch to the next state and the sums over its epoch so far."""
 

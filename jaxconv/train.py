@@ -7,13 +7,14 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
+import numpy as np
 import optax
 from jax.sharding import Mesh
-from ml_collections import config_dict
 from tensorboardX import SummaryWriter
 
 from jaxconv import checkpoint, console
 from jaxconv import workdir as files
+from jaxconv.config import Config
 from jaxconv.data import pipeline, sources
 from jaxconv.errors import UserError
 from jaxconv.models import create_model, num_params, resolve
@@ -25,7 +26,7 @@ TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Sums]]
 EvalStep = Callable[[TrainState, Batch, Sums], Sums]
 
 
-def train(config: config_dict.ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
+def train(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
     """Train a config in `workdir`, from where an earlier start of the same run left off.
 
     Returns:
@@ -76,6 +77,11 @@ def train(config: config_dict.ConfigDict, workdir: pathlib.Path) -> dict[str, An
     )
     # History and events follow the checkpoint: both are written anew from it.
     files.write_history(workdir, history)
+
+    def save(state: TrainState, *, end_of_epoch: bool) -> None:
+        progress["wall_seconds"] = wall_seconds_before + time.monotonic() - started
+        checkpoint.save(checkpoints, state, progress, end_of_epoch=end_of_epoch)
+
     with SummaryWriter(str(workdir / "tensorboard"), purge_step=0) as tensorboard:
         for record in history:
             files.write_events(tensorboard, record)
@@ -86,27 +92,19 @@ def train(config: config_dict.ConfigDict, workdir: pathlib.Path) -> dict[str, An
                 state = state.replace(epoch_sums=jax.device_put(Sums.zero(), replicated(mesh)))
             seconds_before, began = progress["epoch_seconds"], time.monotonic()
 
-            def save(*, end_of_epoch: bool) -> None:
-                progress["wall_seconds"] = wall_seconds_before + time.monotonic() - started
-                checkpoint.save(checkpoints, state, progress, end_of_epoch=end_of_epoch)
-
             with console.epoch_bar(epoch, config.num_epochs, steps_per_epoch) as update_bar:
-                sums = None
+                queued = None
                 while step < end:
-                    previous_sums = sums
                     state, sums = train_step(state, next(batches))
                     step += 1
                     # One step stays queued on the device while the host prepares the next.
-                    if previous_sums is not None:
-                        update_bar(step - 1 - first_step, jax.block_until_ready(previous_sums))
-                    if (
-                        config.checkpoint_every_steps
-                        and step % config.checkpoint_every_steps == 0
-                        and step < end
-                    ):
+                    if queued is not None:
+                        update_bar(step - 1 - first_step, jax.block_until_ready(queued))
+                    queued = sums
+                    if config.checkpoint_every_steps and step % config.checkpoint_every_steps == 0 and step < end:
                         progress["epoch_seconds"] = seconds_before + time.monotonic() - began
-                        save(end_of_epoch=False)
-                train_loss, train_accuracy = sums.means()
+                        save(state, end_of_epoch=False)
+                train_loss, train_accuracy = state.epoch_sums.means()
             seconds = seconds_before + time.monotonic() - began
 
             val_loss, val_accuracy = evaluate_examples(eval_step, state, parts.validation, parts)
@@ -117,17 +115,19 @@ def train(config: config_dict.ConfigDict, workdir: pathlib.Path) -> dict[str, An
                 "train_accuracy": train_accuracy,
                 "val_loss": val_loss,
                 "val_accuracy": val_accuracy,
-                "learning_rate": float(parts.schedule(step - 1)),
+                "learning_rate": float(np.asarray(parts.schedule(step - 1))),
                 "seconds": seconds,
                 "images_per_s": len(parts.train.labels) / seconds,
             }
             history.append(record)
-            save(end_of_epoch=True)
+            save(state, end_of_epoch=True)
             files.write_history(workdir, history)
             files.write_events(tensorboard, record)
             console.print_epoch(record, config.num_epochs, steps_per_epoch)
 
     # ---- Test, once, with the parameters of the best epoch
+    params_sha256 = files.params_sha256(state.params)
+    checkpoints.wait_until_finished()
     best = checkpoint.best_epoch(history)
     state, _ = checkpoint.restore(checkpoints, best["step"], state, replicated(mesh))
     test = parts.source.load(config.data.test)
@@ -150,13 +150,13 @@ def train(config: config_dict.ConfigDict, workdir: pathlib.Path) -> dict[str, An
         "processes": jax.process_count(),
         "platform": mesh.devices.flat[0].platform,
         "versions": files.versions(),
-        "params_sha256": files.params_sha256(state.params),
+        "params_sha256": params_sha256,
     }
     files.write_summary(workdir, summary)
     return summary
 
 
-def evaluate(config: config_dict.ConfigDict, workdir: pathlib.Path) -> dict[str, float]:
+def evaluate(config: Config, workdir: pathlib.Path) -> dict[str, float]:
     """Loss and accuracy of the best epoch so far of the run in `workdir`, on validation and test.
 
     Raises:
@@ -186,7 +186,7 @@ def evaluate(config: config_dict.ConfigDict, workdir: pathlib.Path) -> dict[str,
 class Setup(NamedTuple):
     """What training and evaluation share."""
 
-    config: config_dict.ConfigDict
+    config: Config
     mesh: Mesh
     source: sources.Source
     train: sources.Examples
@@ -203,23 +203,21 @@ class Setup(NamedTuple):
         return self.train.images.shape[1:]
 
 
-def resolve_config(config: config_dict.ConfigDict) -> config_dict.ConfigDict:
+def resolve_config(config: Config) -> Config:
     """A copy of the config with the fields of the model filled in."""
     resolved = config.copy_and_resolve_references()
     resolved.model = resolve(config.model)
     return resolved
 
 
-def set_up(config: config_dict.ConfigDict) -> Setup:
+def set_up(config: Config) -> Setup:
     """Devices, data, model and optimizer of a config, and the state before the first step."""
     mesh = make_mesh(config)
     source = sources.open_source(config.data)
     train = source.load(config.data.train)
     steps_per_epoch = pipeline.steps_per_epoch(train, config.batch_size)
     model = create_model(config.model, source.num_classes)
-    schedule = create_schedule(
-        config.optimizer, num_epochs=config.num_epochs, steps_per_epoch=steps_per_epoch
-    )
+    schedule = create_schedule(config.optimizer, num_epochs=config.num_epochs, steps_per_epoch=steps_per_epoch)
     optimizer = create_optimizer(config.optimizer, schedule)
     state = create_state(model, optimizer, train.images.shape[1:], config.seed)
     return Setup(

@@ -10,18 +10,17 @@ from typing import Any
 
 import jax
 import numpy as np
-from ml_collections import config_dict
 from tensorboardX import SummaryWriter
 
 from jaxconv import __version__
-from jaxconv.config import differences, to_json
+from jaxconv.config import Config, differences, to_json
 from jaxconv.errors import ConfigError, UserError
 
 # These may differ between two starts of one run: they change neither the parameters nor what is recorded.
 _FREE_TO_CHANGE = ("config.num_devices:", "config.checkpoint_every_steps:", "config.data.data_dir:")
 
 
-def claim(workdir: pathlib.Path, config: config_dict.ConfigDict) -> None:
+def claim(workdir: pathlib.Path, config: Config) -> None:
     """Make `workdir` the directory of a run of `config`, or see that it is one.
 
     Raises:
@@ -38,12 +37,10 @@ def claim(workdir: pathlib.Path, config: config_dict.ConfigDict) -> None:
         workdir.mkdir(parents=True, exist_ok=True)
         write_atomically(path, to_json(config))
     except OSError as error:
-        raise UserError(
-            f"--workdir={workdir} cannot be written ({error.strerror}): name another directory."
-        ) from None
+        raise UserError(f"--workdir={workdir} cannot be written ({error.strerror}): name another directory.") from None
 
 
-def check_same_config(workdir: pathlib.Path, config: config_dict.ConfigDict) -> None:
+def check_same_config(workdir: pathlib.Path, config: Config) -> None:
     """See that `workdir` holds a run of `config`.
 
     Raises:
@@ -54,9 +51,7 @@ def check_same_config(workdir: pathlib.Path, config: config_dict.ConfigDict) -> 
     except FileNotFoundError:
         raise ConfigError(f"--workdir={workdir} holds no run: train one with --mode=train first.") from None
     except ValueError:
-        raise UserError(
-            f"{workdir}/config.json is not JSON: restore it, or name another --workdir."
-        ) from None
+        raise UserError(f"{workdir}/config.json is not JSON: restore it, or name another --workdir.") from None
     here = json.loads(to_json(config))
     changed = [line for line in differences(there, here) if not line.strip().startswith(_FREE_TO_CHANGE)]
     if changed:

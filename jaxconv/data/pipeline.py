@@ -28,10 +28,7 @@ def fit_normalizer(examples: Examples) -> Normalizer:
     """The statistics of a training split; a channel that is constant gets a standard deviation of 1."""
     # From the histogram of the 256 values: exact, and without a copy of the images as floats.
     counts = np.stack(
-        [
-            np.bincount(examples.images[..., c].reshape(-1), minlength=256)
-            for c in range(examples.images.shape[-1])
-        ]
+        [np.bincount(examples.images[..., c].reshape(-1), minlength=256) for c in range(examples.images.shape[-1])]
     )
     values = np.arange(256)
     weights = counts / counts.sum(axis=1, keepdims=True)
@@ -77,17 +74,13 @@ def train_batches(
     return _gather(examples, normalizer, indices)
 
 
-def eval_batches(
-    examples: Examples, normalizer: Normalizer, *, batch_size: int
-) -> Iterable[dict[str, np.ndarray]]:
+def eval_batches(examples: Examples, normalizer: Normalizer, *, batch_size: int) -> Iterable[dict[str, np.ndarray]]:
     """Batches, as those of `train_batches`, that hold every example once and in order."""
     tf = import_tensorflow()
     steps = steps_per_epoch(examples, batch_size)
     indices = np.full(steps * batch_size, PADDING, np.int32)
     indices[: len(examples.labels)] = np.arange(len(examples.labels))
-    return _gather(
-        examples, normalizer, tf.data.Dataset.from_tensor_slices(indices.reshape(steps, batch_size))
-    )
+    return _gather(examples, normalizer, tf.data.Dataset.from_tensor_slices(indices.reshape(steps, batch_size)))
 
 
 def _gather(examples: Examples, normalizer: Normalizer, indices: Any) -> Iterable[dict[str, np.ndarray]]:

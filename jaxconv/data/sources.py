@@ -1,15 +1,15 @@
 """Examples in memory: TensorFlow Datasets by name, and the MNIST sample that needs no download."""
 
-import difflib
+import contextlib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Int32, UInt8
-from ml_collections import config_dict
 
+from jaxconv.config import Config, did_you_mean
 from jaxconv.data.tensorflow import import_tfds
 from jaxconv.errors import ConfigError, UserError
 
@@ -28,7 +28,7 @@ class Source(NamedTuple):
     load: Callable[[str], Examples]
 
 
-def open_source(data: config_dict.ConfigDict) -> Source:
+def open_source(data: Config) -> Source:
     """The data set that config.data names; a split is read when it is loaded, and not before.
 
     Raises:
@@ -48,29 +48,24 @@ def _mnist_sample() -> Source:
     order = np.random.default_rng(0).permutation(len(labels))
     examples = Examples(images.reshape(-1, 28, 28, 1).astype(np.uint8)[order], labels.astype(np.int32)[order])
 
+    whole = import_tfds().core.SplitInfo(name="train", shard_lengths=[len(labels)], num_bytes=0)
+
     def load(split: str) -> Examples:
-        tfds = import_tfds()
-        whole = tfds.core.SplitInfo(name="train", shard_lengths=[len(labels)], num_bytes=0)
-        try:
-            (part,) = tfds.core.ReadInstruction.from_spec(split).to_absolute({"train": whole})
-        except (AssertionError, ValueError, KeyError):
-            raise _bad_split(split, "mnist_sample", ["train"]) from None
-        chosen = slice(part.from_, part.to)
-        return _not_empty(Examples(examples.images[chosen], examples.labels[chosen]), split)
+        parts = _parts(split, {"train": whole}, "mnist_sample")
+        return Examples(*(np.concatenate([array[part] for part in parts]) for array in examples))
 
     return Source(10, load)
 
 
-def _tfds(data: config_dict.ConfigDict) -> Source:
+def _tfds(data: Config) -> Source:
     tfds = import_tfds()
     try:
         builder = tfds.builder(data.name, data_dir=data.data_dir)
     except (tfds.core.DatasetNotFoundError, ValueError):
         names = [*tfds.list_builders(with_community_datasets=False), "mnist_sample"]
-        near = difflib.get_close_matches(data.name, names, n=3, cutoff=0.5)
-        hint = f" (did you mean {' or '.join(near)}?)" if near else ""
         raise ConfigError(
-            f"config.data.name={data.name!r} is not a TensorFlow Datasets set{hint}, nor prepared in {_data_dir(data)}."
+            f"config.data.name={data.name!r} is neither a set of TensorFlow Datasets{did_you_mean(data.name, names)} "
+            f"nor prepared in {_data_dir(data)}: choose another, or point config.data.data_dir to where it is."
         ) from None
     if not _is_prepared(builder):
         _download(builder, data)
@@ -91,17 +86,10 @@ def _tfds(data: config_dict.ConfigDict) -> Source:
         )
 
     def load(split: str) -> Examples:
-        try:
-            arrays = tfds.as_numpy(
-                builder.as_dataset(
-                    split=split,
-                    batch_size=-1,
-                    decoders=tfds.decode.PartialDecoding({image: True, label: True}),
-                )
-            )
-        except (AssertionError, ValueError, KeyError):
-            raise _bad_split(split, data.name, list(builder.info.splits)) from None
-        return _not_empty(Examples(arrays[image], arrays[label].astype(np.int32)), split)
+        _parts(split, builder.info.splits, data.name)
+        decoders = tfds.decode.PartialDecoding({image: True, label: True})
+        arrays = tfds.as_numpy(builder.as_dataset(split=split, batch_size=-1, decoders=decoders))
+        return Examples(arrays[image], arrays[label].astype(np.int32))
 
     return Source(features[label].num_classes, load)
 
@@ -110,13 +98,15 @@ def _is_prepared(builder: Any) -> bool:
     return builder.info.splits is not None and len(builder.info.splits) > 0
 
 
-def _download(builder: Any, data: config_dict.ConfigDict) -> None:
+def _download(builder: Any, data: Config) -> None:
     from tensorflow_datasets.core.download import downloader
 
     downloader.MAX_RETRIES = 2  # TFDS' own ten take over three minutes to say that there is no network
-    print(f"Downloading {data.name} to {builder.data_dir}", file=sys.stderr)
+    if not sys.stderr.isatty():
+        import_tfds().disable_progress_bar()
     try:
-        builder.download_and_prepare()
+        with contextlib.redirect_stdout(sys.stderr):  # stdout is for results
+            builder.download_and_prepare()
     except Exception as error:
         raise UserError(
             f"The data set {data.name!r} is not prepared in {_data_dir(data)} and could not be downloaded "
@@ -125,24 +115,26 @@ def _download(builder: Any, data: config_dict.ConfigDict) -> None:
         ) from None
 
 
-def _data_dir(data: config_dict.ConfigDict) -> str:
+def _data_dir(data: Config) -> str:
     return data.data_dir or os.environ.get("TFDS_DATA_DIR") or os.path.join("~", "tensorflow_datasets")
 
 
 def _not_images(name: str) -> ConfigError:
-    return ConfigError(
-        f"config.data.name={name!r} is not a set of images with one class each: choose another."
-    )
+    return ConfigError(f"config.data.name={name!r} is not a set of images with one class each: choose another.")
 
 
-def _bad_split(split: str, name: str, known: list[str]) -> ConfigError:
-    return ConfigError(
-        f"{split!r} is not a split of {name!r}: its splits are {', '.join(known)}, "
-        "and a part of one is written like 'train[:80%]'."
-    )
-
-
-def _not_empty(examples: Examples, split: str) -> Examples:
-    if not len(examples.labels):
-        raise ConfigError(f"The split {split!r} holds no example: widen it.")
-    return examples
+def _parts(split: str, known: Mapping[str, Any], name: str) -> list[slice]:
+    """The slices of whole splits that TFDS' notation names, such as "train[:80%]"."""
+    try:
+        parts = [
+            slice(*slice(part.from_, part.to).indices(known[part.splitname].num_examples))
+            for part in import_tfds().core.ReadInstruction.from_spec(split).to_absolute(known)
+        ]
+    except (AssertionError, ValueError, KeyError):
+        raise ConfigError(
+            f"{split!r} is not a split of {name!r}: its splits are {', '.join(known)}, "
+            "and a part of one is written like 'train[:80%]'."
+        ) from None
+    if not any(part.stop > part.start for part in parts):
+        raise ConfigError(f"The split {split!r} of {name!r} holds no example: widen it.")
+    return parts

@@ -9,9 +9,7 @@ from typing import Any
 def import_tensorflow() -> Any:
     """The module tensorflow, its GPUs and TPUs hidden so that JAX has them to itself."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    os.environ.setdefault(
-        "TF_ENABLE_ONEDNN_OPTS", "0"
-    )  # the pipeline has no use for it, and it announces itself
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # the pipeline has no use for it, and it announces itself
     import tensorflow as tf
 
     tf.config.set_visible_devices([], "GPU")

@@ -1,0 +1,93 @@
+"""Batches as a function of the step: each example once an epoch, the same after any resume."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jaxconv.data.pipeline import Normalizer, eval_batches, fit_normalizer, steps_per_epoch, train_batches
+from jaxconv.data.sources import Examples
+
+IDENTITY = Normalizer(np.zeros(2, np.float32), np.ones(2, np.float32))
+
+
+def numbered(n):
+    """Examples whose image and label tell which one they are."""
+    images = np.zeros((n, 3, 3, 2), np.uint8)
+    images[:, 0, 0, 0], images[:, 0, 0, 1] = np.arange(n) % 256, np.arange(n) // 256
+    return Examples(images, np.arange(n, dtype=np.int32))
+
+
+def seen(batches):
+    """The numbers of the examples that are no padding, batch by batch; image and label must agree."""
+    result = []
+    for batch in batches:
+        real = batch["mask"] == 1
+        assert np.all(real | (batch["mask"] == 0))
+        numbers = batch["image"][real][:, 0, 0] @ [1, 256]
+        np.testing.assert_array_equal(numbers, batch["label"][real])
+        result.append(batch["label"][real].tolist())
+    return result
+
+
+def training(n, batch_size, start_step, end_step, seed=0):
+    return train_batches(
+        numbered(n), IDENTITY, batch_size=batch_size, seed=seed, start_step=start_step, end_step=end_step
+    )
+
+
+@settings(max_examples=15, deadline=None)
+@given(n=st.integers(1, 70), batch_size=st.integers(1, 80), seed=st.integers(0, 2**31 - 1))
+def test_an_epoch_holds_every_example_once(n, batch_size, seed):
+    steps = steps_per_epoch(numbered(n), batch_size)
+    batches = seen(training(n, batch_size, 0, 2 * steps, seed))
+    for epoch in (batches[:steps], batches[steps:]):
+        assert sorted(sum(epoch, [])) == list(range(n))
+        assert all(len(batch) == batch_size for batch in epoch[:-1])
+
+
+@settings(max_examples=15, deadline=None)
+@given(data=st.data(), n=st.integers(1, 70), batch_size=st.integers(1, 80))
+def test_the_batch_of_a_step_does_not_depend_on_where_the_run_started(data, n, batch_size):
+    end = 3 * steps_per_epoch(numbered(n), batch_size)
+    start = data.draw(st.integers(0, end))
+    assert seen(training(n, batch_size, start, end)) == seen(training(n, batch_size, 0, end))[start:]
+
+
+def test_epochs_and_seeds_differ_in_their_order():
+    first, second = seen(training(500, 500, 0, 2))
+    (other_seed,) = seen(training(500, 500, 0, 1, seed=1))
+    orders = [list(range(500)), first, second, other_seed]
+    for i, a in enumerate(orders):
+        for b in orders[:i]:
+            assert np.mean(np.array(a) == np.array(b)) < 0.03
+
+
+@settings(max_examples=15, deadline=None)
+@given(n=st.integers(1, 70), batch_size=st.integers(1, 80))
+def test_evaluation_counts_every_example_once_and_in_order(n, batch_size):
+    batches = seen(eval_batches(numbered(n), IDENTITY, batch_size=batch_size))
+    assert sum(batches, []) == list(range(n))
+
+
+def test_normalises_by_the_statistics_of_the_split():
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (50, 5, 4, 3)).astype(np.uint8)
+    images[..., 1] //= 3
+    images[..., 2] = 7  # a constant channel must not divide by zero
+    examples = Examples(images, np.zeros(50, np.int32))
+    normalizer = fit_normalizer(examples)
+    np.testing.assert_allclose(normalizer.mean, images.mean((0, 1, 2)), rtol=1e-6)
+    np.testing.assert_allclose(normalizer.std[:2], images.std((0, 1, 2))[:2], rtol=1e-6)
+    (batch,) = eval_batches(examples, normalizer, batch_size=50)
+    assert batch["image"].dtype == np.float32
+    np.testing.assert_allclose(batch["image"].mean((0, 1, 2)), 0, atol=1e-5)
+    np.testing.assert_allclose(batch["image"].std((0, 1, 2)), [1, 1, 0], atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(9, 2), (4, 4, 3), (3, 4, 5, 1)])
+def test_any_number_of_spatial_dimensions(shape):
+    images = np.random.default_rng(0).integers(0, 256, (7, *shape)).astype(np.uint8)
+    examples = Examples(images, np.arange(7, dtype=np.int32))
+    (batch,) = eval_batches(examples, fit_normalizer(examples), batch_size=7)
+    assert batch["image"].shape == (7, *shape)

@@ -1,0 +1,203 @@
+"""Whole runs of launch.py, as a user starts them."""
+
+import json
+import os
+import pty
+import re
+import signal
+import threading
+import time
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from tests.conftest import ROOT, TINY_TEST, launch, start
+
+EPOCHS, STEPS_PER_EPOCH = 5, 11
+
+
+def read(workdir):
+    """The history, without what differs from run to run, and the summary of a finished run."""
+    history = [json.loads(line) for line in (workdir / "history.jsonl").read_text().splitlines()]
+    for record in history:
+        assert record.pop("seconds") > 0
+        assert record.pop("images_per_s") > 0
+    return history, json.loads((workdir / "summary.json").read_text())
+
+
+@pytest.fixture(scope="session")
+def finished(tiny_config, tmp_path_factory):
+    """A run on two devices that nothing interrupted: its workdir and what it printed."""
+    workdir = tmp_path_factory.mktemp("runs") / "finished"
+    return workdir, launch(f"--config={tiny_config}", f"--workdir={workdir}", "--config.num_devices=2")
+
+
+def test_a_run_leaves_what_it_promises(finished, tiny_config):
+    workdir, _ = finished
+    history, summary = read(workdir)
+    assert [(record["epoch"], record["step"]) for record in history] == [(e, e * STEPS_PER_EPOCH) for e in range(1, 6)]
+    assert history[0]["learning_rate"] > history[-1]["learning_rate"] > 0
+    best = max(history, key=lambda record: record["val_accuracy"])
+    expected = {
+        "model": "cifar_simple",
+        "epochs": EPOCHS,
+        "steps": EPOCHS * STEPS_PER_EPOCH,
+        "best_epoch": best["epoch"],
+        "val_accuracy": best["val_accuracy"],
+        "test_examples": TINY_TEST,
+        "devices": 2,
+        "processes": 1,
+        "platform": "cpu",
+        "num_params": 3 * 3 * 3 * 4 + 4 + (4 * 4 * 4) * 8 + 8 + 8 * 4 + 4,
+    }
+    assert {key: summary[key] for key in expected} == expected
+    assert re.fullmatch("[0-9a-f]{64}", summary["params_sha256"])
+    assert summary["versions"].keys() >= {"jax", "flax", "optax"}
+    assert summary["config"]["model"]["kernel_size"] == 3  # resolved
+    assert json.loads((workdir / "config.json").read_text()) == summary["config"]
+
+
+def test_what_a_person_sees(finished):
+    workdir, process = finished
+    _, summary = read(workdir)
+    assert process.stdout == f"Test score: {summary['test_loss']:.4f}\nTest accuracy: {summary['test_accuracy']:.4f}\n"
+    assert re.search(r"Conv_0 +\(8, 8, 4\) +112\b.*total +668\b", process.stderr, re.DOTALL)
+    number = r"\d\.\d{4}"
+    line = (
+        rf"Epoch (\d)/5 - \d+s [\d.]+ms/step - loss: {number} - acc: {number} - val_loss: {number} - val_acc: {number}$"
+    )
+    assert re.findall(line, process.stderr, re.MULTILINE) == list("12345")
+    assert "\x1b" not in process.stderr
+
+
+def test_tensorboard_has_the_same_series(finished):
+    workdir, _ = finished
+    events = EventAccumulator(str(workdir / "tensorboard")).Reload()
+    for record in read(workdir)[0]:
+        for name in ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "learning_rate"):
+            (value,) = (event.value for event in events.Scalars(name) if event.step == record["step"])
+            assert value == pytest.approx(record[name], rel=1e-6)
+
+
+def test_a_finished_run_says_so(finished, tiny_config):
+    workdir, first = finished
+    before = {path: path.stat().st_mtime_ns for path in workdir.rglob("*")}
+    again = launch(f"--config={tiny_config}", f"--workdir={workdir}", "--config.num_devices=2")
+    assert "is finished" in again.stderr
+    assert again.stdout == first.stdout
+    assert {path: path.stat().st_mtime_ns for path in workdir.rglob("*")} == before
+
+
+def test_evaluate_reads_the_best_parameters(finished, tiny_config):
+    workdir, first = finished
+    process = launch(f"--config={tiny_config}", f"--workdir={workdir}", "--mode=evaluate", "--config.num_devices=2")
+    _, summary = read(workdir)
+    assert process.stdout.endswith(first.stdout)
+    assert f"Validation accuracy: {summary['val_accuracy']:.4f}\n" in process.stdout
+
+
+def test_a_workdir_of_another_config_is_refused(finished, tiny_config):
+    workdir, _ = finished
+    before = (workdir / "config.json").read_text()
+    process = launch(f"--config={tiny_config}", f"--workdir={workdir}", "--config.seed=7", status=2)
+    assert "holds a run of another config:\n  config.seed: 0 there, 7 here\n" in process.stderr
+    assert "Traceback" not in process.stderr
+    assert (workdir / "config.json").read_text() == before
+
+
+def wait_for_step(workdir, step, process):
+    """Wait until a checkpoint at `step` or later is complete."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        assert process.poll() is None, f"ended before step {step}: {process.communicate()}"
+        done = [
+            int(path.parent.name)
+            for path in workdir.glob("checkpoints/*/_CHECKPOINT_METADATA")
+            if path.parent.name.isdigit()
+        ]
+        if done and max(done) >= step:
+            return max(done)
+        time.sleep(0.005)
+    raise AssertionError(f"no checkpoint of step {step}")
+
+
+def test_killed_in_mid_epoch_and_resumed_equals_uninterrupted(finished, tiny_config, tmp_path):
+    arguments = [f"--config={tiny_config}", f"--workdir={tmp_path}/run", "--config.num_devices=2"]
+    steps = []
+    for target in (4, 2 * STEPS_PER_EPOCH + 8):
+        process = start(*arguments)
+        steps.append(wait_for_step(tmp_path / "run", target, process))
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL
+    process = launch(*arguments)
+    resumed_at = int(re.search(r"Resumed at step (\d+) of 55\.", process.stderr)[1])
+    assert resumed_at >= steps[-1]
+    (history, summary), (whole_history, whole_summary) = read(tmp_path / "run"), read(finished[0])
+    assert history == whole_history
+    changing = ("wall_seconds", "train_images_per_s")
+    assert {k: v for k, v in summary.items() if k not in changing} == {
+        k: v for k, v in whole_summary.items() if k not in changing
+    }
+
+
+def test_one_and_four_devices_agree(tiny_config, tmp_path):
+    runs = {}
+    for devices in (1, 4):
+        launch(f"--config={tiny_config}", f"--workdir={tmp_path}/{devices}", f"--config.num_devices={devices}")
+        runs[devices] = read(tmp_path / str(devices))
+        assert runs[devices][1]["devices"] == devices
+    for one, four in zip(runs[1][0], runs[4][0], strict=True):
+        assert one["train_loss"] == pytest.approx(four["train_loss"], rel=1e-4)
+        assert one["val_loss"] == pytest.approx(four["val_loss"], rel=1e-4)
+    assert runs[1][1]["test_loss"] == pytest.approx(runs[4][1]["test_loss"], rel=1e-4)
+
+
+def test_a_bar_on_a_terminal(tiny_config, tmp_path):
+    terminal, stderr = pty.openpty()
+    chunks = []
+
+    def drain():
+        with os.fdopen(terminal, "rb", 0) as f:
+            try:
+                while chunk := f.read(65536):
+                    chunks.append(chunk)
+            except OSError:  # the other end is closed
+                pass
+
+    reader = threading.Thread(target=drain)
+    reader.start()
+    process = start(
+        f"--config={tiny_config}",
+        f"--workdir={tmp_path}/run",
+        "--config.num_epochs=1",
+        stderr=stderr,
+        env={"TERM": "xterm", "COLUMNS": "120"},
+    )
+    process.communicate(timeout=120)
+    os.close(stderr)
+    reader.join()
+    seen = b"".join(chunks).decode()
+    assert process.returncode == 0, seen
+    assert re.search(r"Epoch 1/1 .*━", seen)
+    assert "Epoch 1/1 - " in seen
+
+
+def test_missing_data_is_one_sentence(tmp_path):
+    process = launch(
+        f"--config={ROOT}/configs/mlp.py",
+        f"--workdir={tmp_path}/run",
+        f"--config.data.data_dir={tmp_path}/nothing",
+        status=1,
+    )
+    assert "Traceback" not in process.stderr
+    sentence = process.stderr.splitlines()[-1]
+    for part in ("'mnist'", f"{tmp_path}/nothing", "connect", "config.data.data_dir", "configs/quickstart.py"):
+        assert part in sentence
+    assert not (tmp_path / "run").exists()
+
+
+def test_evaluate_without_a_run(tiny_config, tmp_path):
+    process = launch(f"--config={tiny_config}", f"--workdir={tmp_path}/run", "--mode=evaluate", status=2)
+    assert "holds no run" in process.stderr
+    assert "Traceback" not in process.stderr
