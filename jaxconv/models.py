@@ -10,6 +10,9 @@ from jaxtyping import Array, Float
 
 from jaxconv.config import Config, choose
 from jaxconv.errors import ConfigError
+from jaxconv.ops.convolution import conv_general_dilated
+from jaxconv.ops.dropout import dropout
+from jaxconv.ops.pooling import max_pool
 
 ACTIVATIONS = {
     "relu": nn.relu,
@@ -19,7 +22,7 @@ ACTIVATIONS = {
     "tanh": nn.tanh,
     "sigmoid": nn.sigmoid,
 }
-POOLINGS = {"max": nn.max_pool, "average": nn.avg_pool}
+POOLINGS = {"max": max_pool, "average": lambda x, window: nn.avg_pool(x, window, strides=window)}
 PADDINGS = {"same": "SAME", "valid": "VALID"}
 
 # The lecture's nets; what a member does not name is as in ConvNet.
@@ -72,27 +75,30 @@ class ConvNet(nn.Module):
             strides=self.strides,
             padding=choose("model.padding", self.padding, PADDINGS),
             kernel_init=nn.initializers.glorot_uniform(),
+            conv_general_dilated=conv_general_dilated,
         )
         dense = functools.partial(nn.Dense, kernel_init=nn.initializers.glorot_uniform())
+
+        def drop(x: Array, rate: float) -> Array:
+            return dropout(x, rate, self.make_rng("dropout")) if train and rate else x
 
         for number, stage in enumerate(self.filters, start=1):
             before = x.shape[1:-1]
             for filters in stage:
                 x = activation(convolution(filters)(x))
-            window = (self.pool_size,) * spatial
-            x = pool(x, window, strides=window)
-            if 0 in x.shape:
+            if min(x.shape[1:-1]) < self.pool_size:
                 raise ConfigError(
                     f"Stage {number} of config.model leaves nothing of its {' x '.join(map(str, before))} input: "
                     "use fewer stages in config.model.filters, smaller config.model.strides or pool_size, "
                     "or config.model.padding='same'."
                 )
-            x = nn.Dropout(self.dropout, deterministic=not train)(x)
+            x = pool(x, (self.pool_size,) * spatial)
+            x = drop(x, self.dropout)
 
         x = x.reshape(x.shape[0], -1)
         for units in self.dense:
             x = activation(dense(units)(x))
-            x = nn.Dropout(self.dense_dropout, deterministic=not train)(x)
+            x = drop(x, self.dense_dropout)
         return dense(self.num_classes, name="logits")(x)
 
 

@@ -60,6 +60,7 @@ def train(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
         state, progress = checkpoint.restore(checkpoints, latest, state, replicated(mesh))
         console.say(f"Resumed at step {latest} of {last_step}.")
     step, history = int(state.step), progress["history"]
+    on_cpu = mesh.devices.flat[0].platform == "cpu"
     wall_seconds_before = progress["wall_seconds"]
 
     # ---- Epochs
@@ -97,10 +98,11 @@ def train(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
                 while step < end:
                     state, sums = train_step(state, next(batches))
                     step += 1
-                    # One step stays queued on the device while the host prepares the next.
-                    if queued is not None:
-                        update_bar(step - 1 - first_step, jax.block_until_ready(queued))
-                    queued = sums
+                    # An accelerator has one step queued while the host prepares the next. Host devices have none:
+                    # XLA:CPU can deadlock in the collectives of steps that overlap.
+                    ready, queued = (sums, None) if on_cpu else (queued, sums)
+                    if ready is not None:
+                        update_bar(step - first_step, jax.block_until_ready(ready))
                     if config.checkpoint_every_steps and step % config.checkpoint_every_steps == 0 and step < end:
                         progress["epoch_seconds"] = seconds_before + time.monotonic() - began
                         save(state, end_of_epoch=False)
@@ -244,10 +246,11 @@ def compile_steps(parts: Setup) -> tuple[TrainStep, EvalStep]:
         "mask": jax.ShapeDtypeStruct((batch_size,), "float32", sharding=split),
     }
     train_step = jax.jit(make_train_step(parts.config), donate_argnums=0, out_shardings=whole)
-    return (
-        train_step.lower(parts.state, batch).compile(),
-        jax.jit(eval_step, out_shardings=whole).lower(parts.state, batch, parts.state.epoch_sums).compile(),
-    )
+    with jax.set_mesh(parts.mesh):  # for the operations that divide themselves among its devices
+        return (
+            train_step.lower(parts.state, batch).compile(),
+            jax.jit(eval_step, out_shardings=whole).lower(parts.state, batch, parts.state.epoch_sums).compile(),
+        )
 
 
 def evaluate_examples(

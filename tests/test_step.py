@@ -42,7 +42,7 @@ def test_padding_changes_nothing():
     config = default_config()
     model = ConvNet(5, filters=((3,),))
     batch = random_batch(6)
-    step = make_train_step(config)
+    step = jax.jit(make_train_step(config))
 
     def run(batch):
         state = create_state(model, optax.sgd(0.1), (6, 6, 2), seed=0)
@@ -64,7 +64,7 @@ def test_a_step_is_the_mean_gradient_and_the_sums_run_on():
         return optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]).mean()
 
     expected = jax.tree.map(lambda p, g: p - 0.5 * g, state.params, jax.grad(loss)(state.params))
-    step = make_train_step(config)
+    step = jax.jit(make_train_step(config))
     after, sums = step(state, batch)
     for got, want in zip(jax.tree.leaves(after.params), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
@@ -78,7 +78,7 @@ def test_dropout_differs_from_step_to_step_and_follows_the_seed():
     config = default_config()
     model = ConvNet(5, filters=((3,),), dropout=0.5)
     batch = random_batch(8)
-    step = make_train_step(config)
+    step = jax.jit(make_train_step(config))
 
     def losses(seed):
         state = create_state(model, optax.sgd(0.0), (6, 6, 2), seed)  # the parameters stay

@@ -1,0 +1,64 @@
+"""Max-pooling whose gradient is fast on a CPU, where XLA's own loops over windows with select-and-scatter."""
+
+import functools
+import itertools
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+def max_pool(x: Float[Array, "batch *spatial c"], window: tuple[int, ...]) -> Float[Array, "batch *spatial_out c"]:
+    """The maximum of each window; windows do not overlap, and what is left over at the end is dropped."""
+    if jax.default_backend() == "cpu":
+        return max_pool_by_slices(window, x)
+    return nn.max_pool(x, window, strides=window)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def max_pool_by_slices(
+    window: tuple[int, ...], x: Float[Array, "batch *spatial c"]
+) -> Float[Array, "batch *spatial_out c"]:
+    """Max-pooling as the maximum of strided slices, axis by axis."""
+    for axis, size in enumerate(window, start=1):
+        x = functools.reduce(jnp.maximum, (_every(x, axis, size, first) for first in range(size)))
+    return x
+
+
+def _every(x: Array, axis: int, size: int, first: int) -> Array:
+    """Every size-th element along an axis from `first` on, of the whole windows."""
+    return jax.lax.slice_in_dim(x, first, x.shape[axis] // size * size, size, axis)
+
+
+def _forward(window: tuple[int, ...], x: Array) -> Any:
+    y = max_pool_by_slices(window, x)
+    return y, (x, y)
+
+
+def _backward(window: tuple[int, ...], residuals: tuple[Array, Array], g: Array) -> tuple[Array]:
+    """Each gradient goes to the first maximum of its window, as in the stock form."""
+    x, y = residuals
+    taken = jnp.zeros(y.shape, bool)
+    parts = []
+    for offsets in itertools.product(*map(range, window)):
+        element = x
+        for axis, (size, first) in enumerate(zip(window, offsets, strict=True), start=1):
+            element = _every(element, axis, size, first)
+        first_maximum = (element == y) & ~taken
+        taken |= first_maximum
+        parts.append(jnp.where(first_maximum, g, 0))
+    for axis, size in reversed(list(enumerate(window, start=1))):
+        parts = [_interleave(parts[i : i + size], axis) for i in range(0, len(parts), size)]
+    (gradient,) = parts
+    return (jnp.pad(gradient, [(0, whole - kept) for whole, kept in zip(x.shape, gradient.shape, strict=True)]),)
+
+
+def _interleave(parts: list[Array], axis: int) -> Array:
+    shape = list(parts[0].shape)
+    shape[axis] *= len(parts)
+    return jnp.stack(parts, axis=axis + 1).reshape(shape)
+
+
+max_pool_by_slices.defvjp(_forward, _backward)
