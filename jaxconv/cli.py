@@ -4,7 +4,7 @@ import os
 import pathlib
 import sys
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from absl import app, logging
 
@@ -30,6 +30,7 @@ def start(main: Callable[[list[str]], None]) -> None:
 def run(mode: str, config: Config, workdir: str) -> None:
     """Train or evaluate; the results go to stdout, everything else to stderr."""
     logging.set_verbosity(logging.FATAL)  # what goes wrong is ours to say
+    sys.unraisablehook = _unraisablehook
     try:
         interrupt.install()
         validate(config)
@@ -43,6 +44,12 @@ def run(mode: str, config: Config, workdir: str) -> None:
     if mode == "evaluate":
         print(f"Validation score: {results['val_loss']:.4f}\nValidation accuracy: {results['val_accuracy']:.4f}")
     print(f"Test score: {results['test_loss']:.4f}\nTest accuracy: {results['test_accuracy']:.4f}")
+
+
+def _unraisablehook(unraisable: Any) -> None:
+    """Python's own, but for what TensorStore's threads print when a failed write has closed their event loop."""
+    if str(unraisable.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(unraisable)
 
 
 def _exit(error: UserError) -> NoReturn:
