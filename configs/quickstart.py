@@ -13,6 +13,7 @@ def get_config():
     config.data.validation = "train[60%:80%]"
     config.data.test = "train[80%:]"
     config.model.name = "lenet"
+    config.model.dense_dropout = 0.5  # 3,000 images are few for 1.2 million parameters
     config.num_epochs = 20
     config.batch_size = 64
     config.optimizer.name = "adam"

@@ -56,6 +56,7 @@ def plot(results: pathlib.Path, figure: pathlib.Path) -> None:
                 history = [json.loads(line) for line in (results / f"{name}.history.jsonl").read_text().splitlines()]
                 accuracy = [100 * record["val_accuracy"] for record in history]
                 axis.plot([record["epoch"] for record in history], accuracy, label=name)
+        axis.xaxis.get_major_locator().set_params(integer=True)
         axis.grid(alpha=0.3)
         axis.spines[["top", "right"]].set_visible(False)
         axis.legend(frameon=False, loc="lower right")
