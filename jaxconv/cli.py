@@ -35,9 +35,9 @@ def run(mode: str, config: Config, workdir: str) -> None:
         interrupt.install()
         validate(config)
         # JAX and its companions only now: --help and a wrong command line need not wait for them.
-        from jaxconv import parallel, train
+        from jaxconv import runtime, train
 
-        parallel.set_host_devices(config)
+        runtime.prepare(config)
         results = {"train": train.train, "evaluate": train.evaluate}[mode](config, pathlib.Path(workdir))
     except UserError as error:
         _exit(error)

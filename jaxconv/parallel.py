@@ -1,7 +1,6 @@
 """Devices: one mesh with axis "data"; parameters on every device, batches split among them."""
 
 import collections
-import os
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -11,16 +10,6 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxconv.config import Config
 from jaxconv.errors import ConfigError
-
-
-def set_host_devices(config: Config) -> None:
-    """Split the CPU into devices, before JAX starts: XLA runs a convolution on one thread of one device.
-
-    As many as config.num_devices, or the largest number of cores that divides the batch.
-    """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    devices = config.num_devices or max(n for n in range(1, cores + 1) if config.batch_size % n == 0)
-    jax.config.update("jax_num_cpu_devices", devices)
 
 
 def make_mesh(config: Config) -> Mesh:

@@ -51,15 +51,20 @@ def create_state(
     model: Any, optimizer: optax.GradientTransformation, image_shape: tuple[int, ...], seed: int
 ) -> TrainState:
     """A state before its first step, for images of shape (*spatial, channels)."""
-    params_rng, dropout_rng = jax.random.split(jax.random.key(seed))
-    variables = model.init(params_rng, jnp.zeros((1, *image_shape)), train=False)
-    return TrainState.create(
-        apply_fn=model.apply,
-        params=variables["params"],
-        tx=optimizer,
-        epoch_sums=Sums.zero(),
-        dropout_rng=jax.random.key_data(dropout_rng),
-    ).replace(step=jnp.zeros((), jnp.int32))
+
+    @jax.jit  # else each small operation would be compiled by itself, which takes seconds
+    def create() -> TrainState:
+        params_rng, dropout_rng = jax.random.split(jax.random.key(seed))
+        variables = model.init(params_rng, jnp.zeros((1, *image_shape)), train=False)
+        return TrainState.create(
+            apply_fn=model.apply,
+            params=variables["params"],
+            tx=optimizer,
+            epoch_sums=Sums.zero(),
+            dropout_rng=jax.random.key_data(dropout_rng),
+        ).replace(step=jnp.zeros((), jnp.int32))
+
+    return create()
 
 
 def sums_of(logits: Float[Array, "batch num_classes"], batch: Batch, label_smoothing: float = 0.0) -> Sums:

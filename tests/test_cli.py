@@ -26,7 +26,7 @@ LENET = f"--config={ROOT}/configs/lenet.py"
         ([LENET, "--config.num_devices=two"], ["config.num_devices=two", "of type int"]),
         ([LENET, "--config.model.dropout=1.5"], ["config.model.dropout=1.5 must be at least 0 and below 1"]),
         ([LENET, "--config.model.filters=(3,)"], ["config.model.filters=(3,) must be a tuple of stages"]),
-        ([LENET, "--config.num_epochs=0"], ["config.num_epochs=0 must be at least 1"]),
+        ([LENET, "--config.num_epochs=0"], ["config.num_epochs=0 must be from 1 to 1000000"]),
         ([LENET, "--config.optimizer.learning_rate=nan"], ["config.optimizer.learning_rate=nan must be above 0"]),
         ([LENET, "--config.num_devices=3"], ["config.batch_size=128 does not divide among config.num_devices=3"]),
         ([LENET, "--config.model.name=lenett"], ["config.model.name='lenett' is not known (did you mean lenet"]),

@@ -171,7 +171,8 @@ def test_a_disk_that_ends_in_mid_run(tiny_config, finished, tmp_path):
     process.kill()
     process.communicate()
 
-    process = start(*run, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000)))
+    process = start(*run)
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (2000, 2000))
     _, said = process.communicate(timeout=120)
     assert process.returncode == 1, said
     sentence = said.splitlines()[-1]

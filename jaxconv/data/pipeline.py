@@ -27,9 +27,11 @@ class Normalizer(NamedTuple):
 def fit_normalizer(examples: Examples) -> Normalizer:
     """The statistics of a training split; a channel that is constant gets a standard deviation of 1."""
     # From the histogram of the 256 values: exact, and without a copy of the images as floats.
-    counts = np.stack(
-        [np.bincount(examples.images[..., c].reshape(-1), minlength=256) for c in range(examples.images.shape[-1])]
-    )
+    channels = examples.images.shape[-1]
+    counts = np.zeros((channels, 256))
+    for chunk in np.array_split(examples.images.reshape(-1, channels), max(1, examples.images.size >> 22)):
+        for c in range(channels):
+            counts[c] += np.bincount(np.ascontiguousarray(chunk[:, c]), minlength=256)
     values = np.arange(256)
     weights = counts / counts.sum(axis=1, keepdims=True)
     mean = weights @ values

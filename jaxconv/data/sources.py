@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int32, UInt8
 
+from jaxconv import cache
 from jaxconv.config import Config, did_you_mean
 from jaxconv.data.tensorflow import import_tfds
 from jaxconv.errors import ConfigError, UserError
@@ -120,12 +121,16 @@ def _tfds(data: Config) -> Source:
     def check_split(split: str) -> list[slice]:
         return _parts(split, builder.info.splits, data.name)
 
-    def load(split: str) -> Examples:
-        check_split(split)
+    def decode(split: str) -> tuple[np.ndarray, ...]:
         decoders = tfds.decode.PartialDecoding({image: True, label: True})
         arrays = tfds.as_numpy(builder.as_dataset(split=split, batch_size=-1, decoders=decoders))
-        num_classes = features[label].num_classes
-        return check(Examples(arrays[image], arrays[label].astype(np.int32)), num_classes, repr(split))
+        return arrays[image], arrays[label].astype(np.int32)
+
+    def load(split: str) -> Examples:
+        check_split(split)
+        files = [file for info in builder.info.splits.values() for file in info.filepaths]
+        arrays = cache.arrays(f"{builder.info.full_name} {split}", files, lambda: decode(split))
+        return check(Examples(*arrays), features[label].num_classes, repr(split))
 
     return Source(features[label].num_classes, load, check_split)
 

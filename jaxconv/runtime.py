@@ -1,0 +1,48 @@
+"""What the process arranges for itself before JAX starts: a device for each core, and compiled programs kept on disk."""
+
+import hashlib
+import os
+import pathlib
+import platform
+import warnings
+
+import jax
+
+from jaxconv import cache
+from jaxconv.config import Config
+
+
+def prepare(config: Config) -> None:
+    """Set JAX up for a run; to be called before its first use."""
+    _set_host_devices(config)
+    _keep_compiled_programs()
+
+
+def _set_host_devices(config: Config) -> None:
+    """Split the CPU into devices, for XLA runs a convolution on one thread of one device.
+
+    As many as config.num_devices, or the largest number of cores that divides the batch.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    devices = config.num_devices or max(n for n in range(1, cores + 1) if config.batch_size % n == 0)
+    jax.config.update("jax_num_cpu_devices", devices)
+
+
+def _keep_compiled_programs() -> None:
+    """Turn JAX's persistent compilation cache on, one for each kind of CPU: programs are compiled for its features."""
+    directory = cache.directory(f"compiled-{_cpu()}")
+    if directory is None or jax.config.jax_compilation_cache_dir:  # set by JAX_COMPILATION_CACHE_DIR
+        return
+    jax.config.update("jax_compilation_cache_dir", str(directory))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    # A run killed while it wrote leaves a broken entry, which costs a compilation and no more.
+    warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache entry")
+
+
+def _cpu() -> str:
+    try:
+        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+        features = next(line for line in lines if line.startswith(("flags", "Features")))
+    except (OSError, StopIteration):
+        features = platform.node()  # other systems do not say; then by machine
+    return hashlib.sha256(f"{platform.machine()} {features}".encode()).hexdigest()[:12]
