@@ -14,11 +14,15 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 _cache = tempfile.TemporaryDirectory()
 os.environ["XDG_CACHE_HOME"] = _cache.name
 
+import jax
 import numpy as np
 import pytest
 
 from jaxconv.config import default_config
 from jaxconv.data.tensorflow import import_tfds
+
+jax.config.update("jax_compilation_cache_dir", f"{_cache.name}/in-process")
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 

@@ -1,5 +1,7 @@
 """The lecture's family of nets against Keras: parameters, shapes and values."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import keras
@@ -20,7 +22,7 @@ def named(name):
 
 
 def init(model, shape):
-    return model.init(jax.random.key(0), jnp.zeros((1, *shape)), train=False)["params"]
+    return jax.jit(functools.partial(model.init, train=False))(jax.random.key(0), jnp.zeros((1, *shape)))["params"]
 
 
 def keras_net(name):
