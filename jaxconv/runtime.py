@@ -1,4 +1,4 @@
-"""What the process arranges for itself before JAX starts: a device for each core, and compiled programs kept on disk."""
+"""What a process arranges before JAX starts: a device for each core, compiled programs kept on disk."""
 
 import hashlib
 import os

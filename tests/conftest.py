@@ -10,9 +10,6 @@ import time
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-# Neither read nor fill the cache of whoever runs the tests, but let their runs share one.
-_cache = tempfile.TemporaryDirectory()
-os.environ["XDG_CACHE_HOME"] = _cache.name
 
 import jax
 import numpy as np
@@ -21,6 +18,9 @@ import pytest
 from jaxconv.config import default_config
 from jaxconv.data.tensorflow import import_tfds
 
+# Neither read nor fill the cache of whoever runs the tests, but let their runs share one.
+_cache = tempfile.TemporaryDirectory()
+os.environ["XDG_CACHE_HOME"] = _cache.name
 jax.config.update("jax_compilation_cache_dir", f"{_cache.name}/in-process")
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
