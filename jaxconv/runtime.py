@@ -31,7 +31,7 @@ def _set_host_devices(config: Config) -> None:
 def _keep_compiled_programs() -> None:
     """Turn JAX's persistent compilation cache on, one for each kind of CPU: programs are compiled for its features."""
     directory = cache.directory(f"compiled-{_cpu()}")
-    if directory is None or jax.config.jax_compilation_cache_dir:  # set by JAX_COMPILATION_CACHE_DIR
+    if directory is None or "JAX_COMPILATION_CACHE_DIR" in os.environ:
         return
     jax.config.update("jax_compilation_cache_dir", str(directory))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
