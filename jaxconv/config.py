@@ -181,7 +181,7 @@ def parse_flags(argv: list[str]) -> list[str]:
     """
     wants_help = any(re.fullmatch(r"--?(help|helpfull|helpshort|helpxml|\?)", arg) for arg in argv[1:])
     if not wants_help:
-        config = _load(_config_path(argv))
+        config = load(_config_path(argv))
         for key in _overridden_keys(argv):
             _check_key(key, config)
     try:
@@ -203,7 +203,7 @@ def _overridden_keys(argv: list[str]) -> list[str]:
     return [match[1] for match in matches if match]
 
 
-def _load(path: str) -> Config:
+def load(path: str) -> Config:
     """Run the config file at `path`; an exception inside it is shown as a traceback into that file alone."""
     available = sorted(str(p) for p in CONFIGS.glob("*.py"))
     if not path:
@@ -256,7 +256,7 @@ def _explain(message: str, argv: list[str]) -> str:
     """Absl's message on a flag, with the type that the config wants where it is an override of the config."""
     for key in _overridden_keys(argv):
         if re.search(rf"config\.{re.escape(key)}\b", message):
-            config = _load(_config_path(argv))
+            config = load(_config_path(argv))
             given = re.search(rf"--?(?:no)?config\.{re.escape(key)}=?(\S*)", " ".join(argv))
             value = given[1] if given else ""
             return (

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 from jaxconv.config import Config, choose
 from jaxconv.errors import ConfigError
 from jaxconv.ops.convolution import conv_general_dilated
+from jaxconv.ops.dense import dot_general
 from jaxconv.ops.dropout import dropout
 from jaxconv.ops.pooling import max_pool
 
@@ -77,7 +78,7 @@ class ConvNet(nn.Module):
             kernel_init=nn.initializers.glorot_uniform(),
             conv_general_dilated=conv_general_dilated,
         )
-        dense = functools.partial(nn.Dense, kernel_init=nn.initializers.glorot_uniform())
+        dense = functools.partial(nn.Dense, kernel_init=nn.initializers.glorot_uniform(), dot_general=dot_general)
 
         def drop(x: Array, rate: float) -> Array:
             return dropout(x, rate, self.make_rng("dropout")) if train and rate else x

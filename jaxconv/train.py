@@ -71,13 +71,14 @@ def _train(parts: "Setup", workdir: pathlib.Path, checkpoints: Any, started: flo
     checkpoint.check_space(checkpoints, state)
     wall_seconds_before = progress["wall_seconds"]
     on_cpu = mesh.devices.flat[0].platform == "cpu"
+    running = False
 
     def save(state: TrainState, *, end_of_epoch: bool) -> None:
         progress["wall_seconds"] = wall_seconds_before + time.monotonic() - started
         checkpoint.save(checkpoints, state, progress, end_of_epoch=end_of_epoch)
 
     # ---- Epochs
-    train_step, eval_step = compile_steps(parts)
+    train_step, eval_step = compile_steps(config, parts.mesh, parts.state, parts.image_shape)
     batches = prefetch_to_devices(
         pipeline.train_batches(
             parts.train,
@@ -115,6 +116,9 @@ def _train(parts: "Setup", workdir: pathlib.Path, checkpoints: Any, started: flo
                         if config.stop_on_nan and not np.isfinite(ready.loss):
                             raise _not_finite(step if on_cpu else step - 1, parts, checkpoints)
                         update_bar(step - first_step, ready)
+                        if not running:
+                            console.say(f"First step done {time.monotonic() - started:.1f} s after the start.")
+                            running = True
                     due = config.checkpoint_every_steps and step % config.checkpoint_every_steps == 0
                     stop = interrupted() or (checkpoints.reached_preemption(step) and signal.SIGTERM)
                     if step < end and (due or stop):
@@ -206,7 +210,7 @@ def evaluate(config: Config, workdir: pathlib.Path) -> dict[str, float]:
     best = checkpoint.best_epoch(history)
     with checkpoint.open_checkpoints(workdir) as checkpoints:
         state = checkpoint.restore_best(checkpoints, best, parts.state, replicated(parts.mesh))
-    _, eval_step = compile_steps(parts)
+    _, eval_step = compile_steps(config, parts.mesh, parts.state, parts.image_shape)
     val_loss, val_accuracy = evaluate_examples(eval_step, state, parts.validation, parts)
     test = parts.source.load(config.data.test)
     test_loss, test_accuracy = evaluate_examples(eval_step, state, test, parts)
@@ -272,20 +276,21 @@ def set_up(config: Config) -> Setup:
     )
 
 
-def compile_steps(parts: Setup) -> tuple[TrainStep, EvalStep]:
+def compile_steps(
+    config: Config, mesh: Mesh, state: TrainState, image_shape: tuple[int, ...]
+) -> tuple[TrainStep, EvalStep]:
     """The steps of training (which consumes its state) and of evaluation, compiled for the mesh."""
-    whole, split = replicated(parts.mesh), split_by_example(parts.mesh)
-    batch_size = parts.config.batch_size
+    whole, split = replicated(mesh), split_by_example(mesh)
     batch = {
-        "image": jax.ShapeDtypeStruct((batch_size, *parts.image_shape), "float32", sharding=split),
-        "label": jax.ShapeDtypeStruct((batch_size,), "int32", sharding=split),
-        "mask": jax.ShapeDtypeStruct((batch_size,), "float32", sharding=split),
+        "image": jax.ShapeDtypeStruct((config.batch_size, *image_shape), "float32", sharding=split),
+        "label": jax.ShapeDtypeStruct((config.batch_size,), "int32", sharding=split),
+        "mask": jax.ShapeDtypeStruct((config.batch_size,), "float32", sharding=split),
     }
-    train_step = jax.jit(make_train_step(parts.config), donate_argnums=0, out_shardings=whole)
-    with jax.set_mesh(parts.mesh):  # for the operations that divide themselves among its devices
+    train_step = jax.jit(make_train_step(config), donate_argnums=0, out_shardings=whole)
+    with jax.set_mesh(mesh):  # for the operations that divide themselves among its devices
         return (
-            train_step.lower(parts.state, batch).compile(),
-            jax.jit(eval_step, out_shardings=whole).lower(parts.state, batch, parts.state.epoch_sums).compile(),
+            train_step.lower(state, batch).compile(),
+            jax.jit(eval_step, out_shardings=whole).lower(state, batch, state.epoch_sums).compile(),
         )
 
 

@@ -1,0 +1,117 @@
+"""Rounds of several contestants, each in a process of its own, one at a time and in turn.
+
+A contestant is a command that says READY on a line of stdout when it has warmed up, and from then on answers each
+line of stdin with one figure: images per second of a round. `answer` is its side of that.
+"""
+
+import contextlib
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+READY, MISSING = "ready", "missing"
+_ROUND_SECONDS = 2.0
+
+
+def answer(run: Callable[[int], object], images_per_step: int) -> None:
+    """Measure `run`, which does so many steps and waits for the last one, once for each line of stdin."""
+
+    def seconds(steps: int) -> float:
+        began = time.perf_counter()
+        run(steps)
+        return time.perf_counter() - began
+
+    run(3)  # compiles, and wakes what sleeps
+    steps = 1
+    while seconds(steps) < _ROUND_SECONDS / 4:
+        steps *= 2
+    steps = max(3, round(steps * _ROUND_SECONDS / seconds(steps)))
+    print(READY, flush=True)
+    for _ in sys.stdin:
+        print(images_per_step * steps / seconds(steps), flush=True)
+
+
+def compare(
+    commands: Mapping[str, list[str]], *, rounds: int, say: Callable[[str], object]
+) -> dict[str, list[float] | None]:
+    """The figures of each command by its name, round by round; None for one whose packages are not installed."""
+    figures: dict[str, list[float] | None] = {}
+    with contextlib.ExitStack() as stack:
+        running = {}
+        for name, command in commands.items():
+            say(f"{name}: starting")
+            process = stack.enter_context(
+                subprocess.Popen(
+                    [sys.executable, *command],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    text=True,
+                    env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "2"},
+                )
+            )
+            stack.callback(process.kill)
+            first = process.stdout.readline().strip()
+            if first == MISSING:
+                figures[name] = None
+            elif first == READY:
+                running[name], figures[name] = process, []
+            else:
+                raise RuntimeError(f"{name} failed:\n{process.communicate()[1]}")
+        names = list(running)
+        for number in range(rounds):
+            for name in names[number % len(names) :] + names[: number % len(names)]:
+                running[name].stdin.write("\n")
+                running[name].stdin.flush()
+                figures[name].append(float(running[name].stdout.readline()))
+                say(f"round {number + 1}: {name} {figures[name][-1]:,.0f}")
+    return figures
+
+
+def ratio(ours: list[float], theirs: list[float]) -> tuple[float, float, float]:
+    """Median, lowest and highest of our figure over theirs, by round."""
+    ratios = [one / other for one, other in zip(ours, theirs, strict=True)]
+    return statistics.median(ratios), min(ratios), max(ratios)
+
+
+def machine() -> dict[str, Any]:
+    """What the figures depend on beside the code."""
+    model = platform.processor()
+    with contextlib.suppress(OSError, StopIteration), open("/proc/cpuinfo") as cpuinfo:
+        model = next(line.split(":")[1].strip() for line in cpuinfo if line.startswith("model name"))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {"cpu": model, "cores": cores, "system": platform.platform(), "python": platform.python_version()}
+
+
+def versions(packages: list[str]) -> dict[str, str]:
+    """Versions of the packages that are installed."""
+    import importlib.metadata
+
+    found = {}
+    for package in packages:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[package] = importlib.metadata.version(package)
+    return found
+
+
+def report(title: str, rows: list[dict[str, str]], result: dict[str, Any], path: str | None) -> None:
+    """Print the rows as a table and write the result to `path`."""
+    table = Table(*rows[0], title=title, title_justify="left")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for row in rows:
+        table.add_row(*row.values())
+    Console().print(table)
+    if path:
+        with open(path, "w") as file:
+            json.dump(result, file, indent=1)
+            file.write("\n")

@@ -1,0 +1,138 @@
+"""A whole epoch as a user lives it, input pipeline and metrics included: ours is launch.py itself.
+
+python -m benchmarks.train_epoch [--net=cifar_deep] [--peers=keras-tensorflow,torch] [--examples=8000] [--rounds=3]
+    [--json=FILE]
+
+Each round runs every contestant's whole command once, in turn, and takes the fastest of its last two epochs. Beside
+images per second: seconds from the command to the end of the first step, and the peak of resident memory. The first
+start of this project is also measured cold, with nothing in its cache. Peers: pip install -e ".[benchmarks]".
+"""
+
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from typing import Any
+
+from absl import app, flags
+from rich.console import Console
+
+from benchmarks import interleave
+from benchmarks.contestants import NETS
+from benchmarks.epochs import PEERS
+from benchmarks.train_step import PACKAGES
+
+EPOCHS = 3
+
+_NET = flags.DEFINE_enum("net", "cifar_deep", list(NETS), "The net.")
+_PEERS = flags.DEFINE_list("peers", list(PEERS), f"Any of {', '.join(PEERS)}.")
+_EXAMPLES = flags.DEFINE_integer("examples", 8000, "Examples in an epoch.", lower_bound=128)
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", 128, "Examples in a step.", lower_bound=1)
+_ROUNDS = flags.DEFINE_integer("rounds", 3, "Runs of each contestant.", lower_bound=1)
+_JSON = flags.DEFINE_string("json", None, "File for the result.")
+
+
+def run(command: list[str], env: dict[str, str]) -> dict[str, Any] | None:
+    """Run a contestant; None if its packages are not installed."""
+    began, first_step, images_per_s, errors = time.perf_counter(), None, [], []
+    process = subprocess.Popen(
+        [sys.executable, *command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=os.environ | env | {"TF_CPP_MIN_LOG_LEVEL": "2"},
+    )
+    assert process.stdout
+    for line in process.stdout:
+        errors.append(line)
+        record = json.loads(line) if line.startswith("{") else {}
+        if "missing" in record:
+            return None
+        if "first_step" in record or line.startswith("First step"):
+            first_step = time.perf_counter() - began
+        if "images_per_s" in record:
+            images_per_s.append(record["images_per_s"])
+    _, status, usage = os.wait4(process.pid, 0)
+    if status or first_step is None:
+        raise RuntimeError("".join(errors))
+    peak = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return {"images_per_s": images_per_s, "seconds_to_first_step": first_step, "peak_bytes": peak}
+
+
+def run_ours(net: str, examples: int, batch_size: int, env: dict[str, str]) -> dict[str, Any]:
+    """The same of launch.py, in a workdir of its own."""
+    with tempfile.TemporaryDirectory() as workdir:
+        overrides = {
+            "data.train": f"train[:{examples}]",
+            "data.validation": "train[-128:]",
+            "data.test": "test[:128]",
+            "num_epochs": EPOCHS,
+            "batch_size": batch_size,
+        }
+        flags = [f"--config.{key}={value}" for key, value in overrides.items()]
+        result = run(["launch.py", f"--config=configs/{net}.py", f"--workdir={workdir}", *flags], env)
+        assert result is not None
+        history = (pathlib.Path(workdir) / "history.jsonl").read_text().splitlines()
+        result["images_per_s"] = [json.loads(line)["images_per_s"] for line in history]
+        return result
+
+
+def main(argv: list[str]) -> None:
+    """Measure, print and write."""
+    net, examples, batch_size = _NET.value, _EXAMPLES.value, _BATCH_SIZE.value
+    console = Console(stderr=True, highlight=False)
+    runs: dict[str, list[Any]] = {name: [] for name in ("jaxconv", *_PEERS.value)}
+    with tempfile.TemporaryDirectory() as cache, console.status("jaxconv: a cold start") as status:
+        env = {"XDG_CACHE_HOME": cache}
+        cold = run_ours(net, examples, batch_size, env)["seconds_to_first_step"]
+        for number in range(_ROUNDS.value):
+            for name in runs:
+                status.update(f"round {number + 1}: {name}")
+                if name == "jaxconv":
+                    runs[name].append(run_ours(net, examples, batch_size, env))
+                else:
+                    command = ["-m", "benchmarks.epochs", name, net, str(examples), str(EPOCHS), str(batch_size)]
+                    runs[name].append(run(command, env))
+
+    rows, result = [], {}
+    for name, outcomes in runs.items():
+        if None in outcomes:
+            rows.append({"": name, "images/s": "missing"} | dict.fromkeys(("ratio", "first step", "peak memory"), ""))
+            result[name] = None
+            continue
+        # The first epoch compiles; of the others the faster one.
+        speeds = [max(outcome["images_per_s"][1:]) for outcome in outcomes]
+        ours = [max(outcome["images_per_s"][1:]) for outcome in runs["jaxconv"]]
+        middle, lowest, highest = interleave.ratio(ours, speeds)
+        first = statistics.median(outcome["seconds_to_first_step"] for outcome in outcomes)
+        peak = max(outcome["peak_bytes"] for outcome in outcomes)
+        rows.append(
+            {
+                "": name,
+                "images/s": f"{statistics.median(speeds):,.0f}",
+                "ratio": "" if name == "jaxconv" else f"{middle:.2f} ({lowest:.2f} to {highest:.2f})",
+                "first step": f"{first:.1f} s" + (f" ({cold:.1f} cold)" if name == "jaxconv" else ""),
+                "peak memory": f"{peak / 2**30:.2f} GiB",
+            }
+        )
+        result[name] = {"runs": outcomes, "ratio": {"median": middle, "lowest": lowest, "highest": highest}}
+    result = {
+        "command": "python -m benchmarks.train_epoch",
+        "net": net,
+        "examples": examples,
+        "batch_size": batch_size,
+        "rounds": _ROUNDS.value,
+        "seconds_to_first_step_cold": cold,
+        "contestants": result,
+        "machine": interleave.machine(),
+        "versions": interleave.versions(PACKAGES),
+    }
+    interleave.report(f"{net}: epochs of {examples:,} examples, batch {batch_size}", rows, result, _JSON.value)
+
+
+if __name__ == "__main__":
+    app.run(main)

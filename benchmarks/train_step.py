@@ -1,0 +1,82 @@
+"""Images per second of one training step, ours and the peers', on this machine.
+
+python -m benchmarks.train_step [--nets=lenet,cifar_deep] [--peers=flax,torch] [--batch_size=128] [--rounds=5] [--json=FILE]
+
+Each peer is shown as people run it and, as NAME+allocator, with the memory allocator set as ours. The peers come with
+pip install -e ".[benchmarks]".
+"""
+
+import statistics
+from typing import Any
+
+from absl import app, flags
+from rich.console import Console
+
+from benchmarks import interleave
+from benchmarks.contestants import CONTESTANTS, KEEP_MEMORY, NETS
+
+PEERS = [name for name in CONTESTANTS if name != "jaxconv"]
+PACKAGES = ["jax", "flax", "optax", "keras", "tensorflow", "tensorflow-cpu", "torch"]
+
+_NETS = flags.DEFINE_list("nets", list(NETS), f"Any of {', '.join(NETS)}.")
+_PEERS = flags.DEFINE_list("peers", PEERS, f"Any of {', '.join(PEERS)}.")
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", 128, "Examples in a step.", lower_bound=1)
+_ROUNDS = flags.DEFINE_integer("rounds", 5, "Measurements of each contestant.", lower_bound=1)
+_JSON = flags.DEFINE_string("json", None, "File for the result.")
+
+
+@flags.multi_flags_validator(["nets", "peers"], message="an unknown net or peer; --help lists them")
+def _known(values: dict[str, Any]) -> bool:
+    return set(values["nets"]) <= set(NETS) and set(values["peers"]) <= set(PEERS)
+
+
+def measure(net: str, peers: list[str], batch_size: int, rounds: int, say: Any) -> dict[str, Any]:
+    """Images per second of every contestant on one net, and our ratios to each."""
+    names = ["jaxconv", *(peer + suffix for peer in peers for suffix in ("", KEEP_MEMORY))]
+    commands = {name: ["-m", "benchmarks.contestants", name, net, str(batch_size)] for name in names}
+    figures = interleave.compare(commands, rounds=rounds, say=lambda line: say(f"{net}: {line}"))
+    ours = figures["jaxconv"]
+    result: dict[str, Any] = {"images_per_s": figures, "ratios": {}}
+    result["missing"] = [name for name in peers if figures[name] is None]
+    for kind, suffix in (("as people run them", ""), ("equal allocator settings", KEEP_MEMORY)):
+        there = [peer + suffix for peer in peers if figures[peer + suffix]]
+        if there:
+            fastest = max(there, key=lambda name: statistics.median(figures[name]))
+            middle, lowest, highest = interleave.ratio(ours, figures[fastest])
+            result["ratios"][kind] = {"peer": fastest, "median": middle, "lowest": lowest, "highest": highest}
+    return result
+
+
+def main(argv: list[str]) -> None:
+    """Measure, print and write."""
+    peers, console = _PEERS.value, Console(stderr=True, highlight=False)
+    with console.status("") as status:
+        nets = {
+            net: measure(net, peers, _BATCH_SIZE.value, _ROUNDS.value, lambda line: status.update(line))
+            for net in _NETS.value
+        }
+    rows = []
+    for net, result in nets.items():
+        row = {"images/s": net}
+        for name, figures in result["images_per_s"].items():
+            row[name] = "missing" if figures is None else f"{statistics.median(figures):,.0f}"
+        for kind, ratio in result["ratios"].items():
+            row[f"ratio to the fastest, {kind}"] = (
+                f"{ratio['median']:.2f} ({ratio['lowest']:.2f} to {ratio['highest']:.2f}), {ratio['peer']}"
+            )
+        rows.append(row)
+    # Contestants below each other: there are more of them than nets.
+    turned = [{"": key} | {row["images/s"]: row[key] for row in rows} for key in rows[0] if key != "images/s"]
+    result = {
+        "command": "python -m benchmarks.train_step",
+        "batch_size": _BATCH_SIZE.value,
+        "rounds": _ROUNDS.value,
+        "nets": nets,
+        "machine": interleave.machine(),
+        "versions": interleave.versions(PACKAGES),
+    }
+    interleave.report(f"Images per second, batch {_BATCH_SIZE.value}", turned, result, _JSON.value)
+
+
+if __name__ == "__main__":
+    app.run(main)
