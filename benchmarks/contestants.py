@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks import interleave
+from jaxconv import allocator
 
 Run = Callable[[int], object]
 
@@ -221,18 +222,19 @@ CONTESTANTS: dict[str, Callable[[str, int], Run]] = {
     "torch": functools.partial(torch, False),
     "torch-compile": functools.partial(torch, True),
 }
-KEEP_MEMORY = "+allocator"
+ALLOCATOR = "+allocator"
 """After a name: with the memory allocator set as this project sets it for itself."""
+
+
+def environment(name: str) -> dict[str, str]:
+    """What is set for a contestant."""
+    return allocator.ENVIRONMENT if name == "jaxconv" or name.endswith(ALLOCATOR) else {}
 
 
 def main(name: str, net: str, batch_size: int) -> None:
     """Answer the rounds of `interleave`."""
-    if name.endswith(KEEP_MEMORY):
-        from jaxconv import runtime
-
-        runtime.keep_memory()
     try:
-        run = CONTESTANTS[name.removesuffix(KEEP_MEMORY)](net, batch_size)
+        run = CONTESTANTS[name.removesuffix(ALLOCATOR)](net, batch_size)
     except ModuleNotFoundError:
         print(interleave.MISSING, flush=True)
         return

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.console import Console
 from rich.table import Table
@@ -40,8 +40,15 @@ def answer(run: Callable[[int], object], images_per_step: int) -> None:
         print(images_per_step * steps / seconds(steps), flush=True)
 
 
+class Command(NamedTuple):
+    """Arguments of Python, and what is set in its environment."""
+
+    arguments: list[str]
+    environment: dict[str, str]
+
+
 def compare(
-    commands: Mapping[str, list[str]], *, rounds: int, say: Callable[[str], object]
+    commands: Mapping[str, Command], *, rounds: int, say: Callable[[str], object]
 ) -> dict[str, list[float] | None]:
     """The figures of each command by its name, round by round; None for one whose packages are not installed."""
     figures: dict[str, list[float] | None] = {}
@@ -51,12 +58,12 @@ def compare(
             say(f"{name}: starting")
             process = stack.enter_context(
                 subprocess.Popen(
-                    [sys.executable, *command],
+                    [sys.executable, *command.arguments],
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.PIPE,
                     text=True,
-                    env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "2"},
+                    env=os.environ | command.environment | {"TF_CPP_MIN_LOG_LEVEL": "2"},
                 )
             )
             stack.callback(process.kill)

@@ -13,7 +13,7 @@ from absl import app, flags
 from rich.console import Console
 
 from benchmarks import interleave
-from benchmarks.contestants import CONTESTANTS, KEEP_MEMORY, NETS
+from benchmarks.contestants import ALLOCATOR, CONTESTANTS, NETS, environment
 
 PEERS = [name for name in CONTESTANTS if name != "jaxconv"]
 PACKAGES = ["jax", "flax", "optax", "keras", "tensorflow", "tensorflow-cpu", "torch"]
@@ -32,13 +32,16 @@ def _known(values: dict[str, Any]) -> bool:
 
 def measure(net: str, peers: list[str], batch_size: int, rounds: int, say: Any) -> dict[str, Any]:
     """Images per second of every contestant on one net, and our ratios to each."""
-    names = ["jaxconv", *(peer + suffix for peer in peers for suffix in ("", KEEP_MEMORY))]
-    commands = {name: ["-m", "benchmarks.contestants", name, net, str(batch_size)] for name in names}
+    names = ["jaxconv", *(peer + suffix for peer in peers for suffix in ("", ALLOCATOR))]
+    commands = {
+        name: interleave.Command(["-m", "benchmarks.contestants", name, net, str(batch_size)], environment(name))
+        for name in names
+    }
     figures = interleave.compare(commands, rounds=rounds, say=lambda line: say(f"{net}: {line}"))
     ours = figures["jaxconv"]
     result: dict[str, Any] = {"images_per_s": figures, "ratios": {}}
     result["missing"] = [name for name in peers if figures[name] is None]
-    for kind, suffix in (("as people run them", ""), ("equal allocator settings", KEEP_MEMORY)):
+    for kind, suffix in (("as people run them", ""), ("equal allocator settings", ALLOCATOR)):
         there = [peer + suffix for peer in peers if figures[peer + suffix]]
         if there:
             fastest = max(there, key=lambda name: statistics.median(figures[name]))

@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 from absl import app, logging
 
-from jaxconv import interrupt
+from jaxconv import allocator, interrupt
 from jaxconv.config import Config, parse_flags, validate
 from jaxconv.errors import UserError
 
@@ -24,6 +24,7 @@ def start(main: Callable[[list[str]], None]) -> None:
         except UserError as error:
             _exit(error)
 
+    allocator.restart_with_huge_pages()
     app.run(main, flags_parser=parse)
 
 

@@ -1,6 +1,5 @@
 """What a process arranges before JAX starts: a device for each core, compiled programs kept on disk."""
 
-import ctypes
 import hashlib
 import os
 import pathlib
@@ -12,13 +11,10 @@ import jax
 from jaxconv import cache
 from jaxconv.config import Config
 
-_M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
-
 
 def prepare(config: Config) -> None:
     """Set JAX up for a run; to be called before its first use."""
     _set_host_devices(config)
-    keep_memory()
     _keep_compiled_programs()
 
 
@@ -30,20 +26,6 @@ def _set_host_devices(config: Config) -> None:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     devices = config.num_devices or max(n for n in range(1, cores + 1) if config.batch_size % n == 0)
     jax.config.update("jax_num_cpu_devices", devices)
-
-
-def keep_memory() -> None:
-    """Let glibc keep freed memory: XLA:CPU allocates its temporaries anew at every step, and each page would fault in.
-
-    Other C libraries go their own way.
-    """
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):
-        return
-    # The numbers are those of malloc.h: no trimming, no block of its own for a large one, and one arena.
-    for parameter, value in ((_M_TRIM_THRESHOLD, 2**31 - 1), (_M_MMAP_MAX, 0), (_M_ARENA_MAX, 1)):
-        mallopt(parameter, value)
 
 
 def _keep_compiled_programs() -> None:

@@ -18,6 +18,9 @@ from jaxtyping import Array, Float
 _PATCH_BYTES = 1 << 20
 """About the share of a core's cache that a loop's patches may fill."""
 
+_NARROW = 32
+"""Columns below which a product is too small for its overhead."""
+
 
 def conv_general_dilated(
     lhs: Float[Array, "batch *spatial in"],
@@ -99,24 +102,31 @@ def kernel_gradient(
     """The gradient of a 2-D convolution by its kernel of `shape`, `g` being the gradient by its output."""
     kh, kw, channels, filters = shape
     batch, out_h, out_w, _ = g.shape
+    # A product for each row of the kernel, or a single one where rows are narrow.
+    narrow = kw * channels < _NARROW
+    patches_per_image = out_h * out_w * kw * channels * (kh if narrow else 1)
     # Enough images at a time for a product of some size, few enough for the cache.
-    images = max(1, _PATCH_BYTES // (out_h * out_w * kh * kw * channels * 4))
+    images = max(1, _PATCH_BYTES // (patches_per_image * 4))
     images = math.gcd(batch, 1 << (images.bit_length() - 1))
 
     x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
     x = x.reshape(batch // images, images, *x.shape[1:])
     g = g.reshape(batch // images, images * out_h * out_w, filters)
 
-    def add(total: Array, chunk: tuple[Array, Array]) -> tuple[Array, None]:
-        x, g = chunk
-        taps = [
-            x[:, i : i + (out_h - 1) * strides[0] + 1 : strides[0], j : j + (out_w - 1) * strides[1] + 1 : strides[1]]
-            for i in range(kh)
-            for j in range(kw)
-        ]
-        patches = jnp.concatenate(taps, axis=-1).reshape(g.shape[0], kh * kw * channels)
-        # g first: with the long axis leading in both, XLA:CPU packs the smaller factor.
-        return total + lax.dot_general(g, patches, (((0,), (0,)), ((), ()))), None
+    def taps(x: Array, axis: int, taps: int, size: int, stride: int) -> list[Array]:
+        return [lax.slice_in_dim(x, i, i + (size - 1) * stride + 1, stride, axis) for i in range(taps)]
 
-    total, _ = lax.scan(add, jnp.zeros((filters, kh * kw * channels), g.dtype), (x, g))
-    return total.T.reshape(shape)
+    def add(totals: list[Array], chunk: tuple[Array, Array]) -> tuple[list[Array], None]:
+        x, g = chunk
+        x = jnp.concatenate(taps(x, 2, kw, out_w, strides[1]), axis=-1)
+        rows = taps(x, 1, kh, out_h, strides[0])
+        rows = [jnp.concatenate(rows, axis=-1)] if narrow else rows
+        # g first: with the long axis leading in both, XLA:CPU packs the smaller factor.
+        return [
+            total + lax.dot_general(g, row.reshape(g.shape[0], -1), (((0,), (0,)), ((), ())))
+            for total, row in zip(totals, rows, strict=True)
+        ], None
+
+    columns = [kh * kw * channels] if narrow else [kw * channels] * kh
+    totals, _ = lax.scan(add, [jnp.zeros((filters, count), g.dtype) for count in columns], (x, g))
+    return jnp.concatenate(totals, axis=1).T.reshape(shape)
