@@ -76,9 +76,12 @@ def jaxconv(name: str, batch_size: int) -> Run:
 
     def run(steps: int) -> None:
         nonlocal state
+        queued = None
         for _ in range(steps):
             state, sums = train_step(state, batch)
-            jax.block_until_ready(sums)  # as in jaxconv/train.py
+            ready, queued = (sums, None) if mesh.size > 1 else (queued, sums)  # as in jaxconv/train.py
+            jax.block_until_ready(ready)
+        jax.block_until_ready(state)
 
     return run
 

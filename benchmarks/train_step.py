@@ -1,6 +1,7 @@
 """Images per second of one training step, ours and the peers', on this machine.
 
-python -m benchmarks.train_step [--nets=lenet,cifar_deep] [--peers=flax,torch] [--batch_size=128] [--rounds=5] [--json=FILE]
+python -m benchmarks.train_step [--nets=lenet,cifar_deep] [--peers=flax,torch] [--batch_size=128] [--rounds=5]
+    [--json=FILE]
 
 Each peer is shown as people run it and, as NAME+allocator, with the memory allocator set as ours. The peers come with
 pip install -e ".[benchmarks]".

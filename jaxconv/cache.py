@@ -34,7 +34,7 @@ def arrays(
     key = repr([name, *((path, stat.st_size, stat.st_mtime_ns) for path, stat in stats)])
     path = parent / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.npz"
     try:
-        with np.load(path, allow_pickle=False) as kept:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as kept:
             return tuple(kept[key] for key in kept.files)
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         pass  # not there, or broken

@@ -8,7 +8,7 @@ import warnings
 
 import jax
 
-from jaxconv import cache
+from jaxconv import cache, models
 from jaxconv.config import Config
 
 
@@ -21,9 +21,12 @@ def prepare(config: Config) -> None:
 def _set_host_devices(config: Config) -> None:
     """Split the CPU into devices, for XLA runs a convolution on one thread of one device.
 
-    As many as config.num_devices, or the largest number of cores that divides the batch.
+    As many as config.num_devices, or the largest number of cores that divides the batch; one for a net without
+    convolutions, since products use all cores by themselves.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if not models.resolve(config.model).filters:
+        cores = 1
     devices = config.num_devices or max(n for n in range(1, cores + 1) if config.batch_size % n == 0)
     jax.config.update("jax_num_cpu_devices", devices)
 

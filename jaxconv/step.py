@@ -88,12 +88,14 @@ def make_train_step(
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Sums]:
         rng = jax.random.fold_in(jax.random.wrap_key_data(state.dropout_rng), state.step)
 
-        def mean_loss(params: Any) -> tuple[Float[Array, ""], Sums]:
+        def total_loss(params: Any) -> tuple[Float[Array, ""], Sums]:
             logits = state.apply_fn({"params": params}, batch["image"], train=True, rngs={"dropout": rng})
             sums = sums_of(logits, batch, config.label_smoothing)
-            return sums.loss / sums.examples, sums
+            return sums.loss, sums
 
-        grads, sums = jax.grad(mean_loss, has_aux=True)(state.params)
+        # Divided only now: in the loss, every device would wait in mid-step for the number of examples of the others.
+        grads, sums = jax.grad(total_loss, has_aux=True)(state.params)
+        grads = jax.tree.map(lambda grad: grad / sums.examples, grads)
         epoch_sums = state.epoch_sums + sums
         return state.apply_gradients(grads=grads, epoch_sums=epoch_sums), epoch_sums
 

@@ -70,7 +70,7 @@ def _train(parts: "Setup", workdir: pathlib.Path, checkpoints: Any, started: flo
         )
     checkpoint.check_space(checkpoints, state)
     wall_seconds_before = progress["wall_seconds"]
-    on_cpu = mesh.devices.flat[0].platform == "cpu"
+    host_devices = mesh.devices.flat[0].platform == "cpu" and mesh.size > 1
     running = False
 
     def save(state: TrainState, *, end_of_epoch: bool) -> None:
@@ -108,13 +108,13 @@ def _train(parts: "Setup", workdir: pathlib.Path, checkpoints: Any, started: flo
                 while step < end:
                     state, sums = train_step(state, next(batches))
                     step += 1
-                    # An accelerator has one step queued while the host prepares the next. Host devices have none:
-                    # XLA:CPU can deadlock in the collectives of steps that overlap.
-                    ready, queued = (sums, None) if on_cpu else (queued, sums)
+                    # One step is queued while the host prepares the next. Host devices have none: XLA:CPU can
+                    # deadlock in the collectives of steps that overlap.
+                    ready, queued = (sums, None) if host_devices else (queued, sums)
                     if ready is not None:
                         jax.block_until_ready(ready)
                         if config.stop_on_nan and not np.isfinite(ready.loss):
-                            raise _not_finite(step if on_cpu else step - 1, parts, checkpoints)
+                            raise _not_finite(step if host_devices else step - 1, parts, checkpoints)
                         update_bar(step - first_step, ready)
                         if not running:
                             console.say(f"First step done {time.monotonic() - started:.1f} s after the start.")
