@@ -5,6 +5,9 @@ steps and waits for the last one. python -m benchmarks.contestants NAME NET BATC
 `interleave`.
 """
 
+# pyright: reportMissingImports=false
+# The peers come with the extra "benchmarks".
+
 import functools
 import os
 import sys
@@ -122,7 +125,7 @@ def flax(name: str, batch_size: int) -> Run:
         rng, dropout = jax.random.split(rng)
 
         def loss(params: Any) -> Any:
-            logits = model.apply({"params": params}, images, rngs={"dropout": dropout})
+            logits: Any = model.apply({"params": params}, images, rngs={"dropout": dropout})
             return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
         value, grads = jax.value_and_grad(loss)(params)

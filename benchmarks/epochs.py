@@ -4,6 +4,9 @@ python -m benchmarks.epochs NAME NET EXAMPLES EPOCHS prints a line of JSON when 
 each epoch: its images per second. The examples are those that launch.py would train on.
 """
 
+# pyright: reportMissingImports=false
+# The peers come with the extra "benchmarks".
+
 import json
 import os
 import sys

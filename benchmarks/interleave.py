@@ -49,9 +49,10 @@ class Command(NamedTuple):
 
 def compare(
     commands: Mapping[str, Command], *, rounds: int, say: Callable[[str], object]
-) -> dict[str, list[float] | None]:
-    """The figures of each command by its name, round by round; None for one whose packages are not installed."""
-    figures: dict[str, list[float] | None] = {}
+) -> tuple[dict[str, list[float]], list[str]]:
+    """The figures of each command by its name, round by round, and the names of those that are not installed."""
+    figures: dict[str, list[float]] = {}
+    missing: list[str] = []
     with contextlib.ExitStack() as stack:
         running = {}
         for name, command in commands.items():
@@ -67,21 +68,23 @@ def compare(
                 )
             )
             stack.callback(process.kill)
+            assert process.stdin and process.stdout and process.stderr
             first = process.stdout.readline().strip()
             if first == MISSING:
-                figures[name] = None
+                missing.append(name)
             elif first == READY:
-                running[name], figures[name] = process, []
+                running[name], figures[name] = (process.stdin, process.stdout), []
             else:
-                raise RuntimeError(f"{name} failed:\n{process.communicate()[1]}")
+                raise RuntimeError(f"{name} failed:\n{process.stderr.read()}")
         names = list(running)
         for number in range(rounds):
             for name in names[number % len(names) :] + names[: number % len(names)]:
-                running[name].stdin.write("\n")
-                running[name].stdin.flush()
-                figures[name].append(float(running[name].stdout.readline()))
+                go, answers = running[name]
+                go.write("\n")
+                go.flush()
+                figures[name].append(float(answers.readline()))
                 say(f"round {number + 1}: {name} {figures[name][-1]:,.0f}")
-    return figures
+    return figures, missing
 
 
 def ratio(ours: list[float], theirs: list[float]) -> tuple[float, float, float]:

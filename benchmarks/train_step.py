@@ -38,12 +38,11 @@ def measure(net: str, peers: list[str], batch_size: int, rounds: int, say: Any) 
         name: interleave.Command(["-m", "benchmarks.contestants", name, net, str(batch_size)], environment(name))
         for name in names
     }
-    figures = interleave.compare(commands, rounds=rounds, say=lambda line: say(f"{net}: {line}"))
+    figures, missing = interleave.compare(commands, rounds=rounds, say=lambda line: say(f"{net}: {line}"))
     ours = figures["jaxconv"]
-    result: dict[str, Any] = {"images_per_s": figures, "ratios": {}}
-    result["missing"] = [name for name in peers if figures[name] is None]
+    result: dict[str, Any] = {"images_per_s": figures, "missing": missing, "ratios": {}}
     for kind, suffix in (("as people run them", ""), ("equal allocator settings", ALLOCATOR)):
-        there = [peer + suffix for peer in peers if figures[peer + suffix]]
+        there = [peer + suffix for peer in peers if peer + suffix in figures]
         if there:
             fastest = max(there, key=lambda name: statistics.median(figures[name]))
             middle, lowest, highest = interleave.ratio(ours, figures[fastest])
@@ -63,7 +62,8 @@ def main(argv: list[str]) -> None:
     for net, result in nets.items():
         row = {"images/s": net}
         for name, figures in result["images_per_s"].items():
-            row[name] = "missing" if figures is None else f"{statistics.median(figures):,.0f}"
+            row[name] = f"{statistics.median(figures):,.0f}"
+        row |= dict.fromkeys(result["missing"], "missing")
         for kind, ratio in result["ratios"].items():
             row[f"ratio to the fastest, {kind}"] = (
                 f"{ratio['median']:.2f} ({ratio['lowest']:.2f} to {ratio['highest']:.2f}), {ratio['peer']}"

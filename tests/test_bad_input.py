@@ -1,6 +1,7 @@
 """A table of what can be wrong with a run: each row ends in one sentence, before the workdir is touched."""
 
 import math
+import os
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from jaxconv.config import validate
 from jaxconv.data.sources import Examples, check
 from jaxconv.errors import ConfigError, UserError
 from jaxconv.train import train
+from jaxconv.workdir import claim
 
 HUGE, NAN, INF = 10**12, math.nan, math.inf
 
@@ -152,6 +154,22 @@ def test_a_workdir_that_cannot_be_made(tiny, tmp_path):
     (tmp_path / "file").write_text("mine")
     with pytest.raises(UserError, match="cannot be written"):
         train(tiny, tmp_path / "file" / "run")
+
+
+@pytest.mark.skipif(not hasattr(os, "seteuid"), reason="no such permissions")
+def test_a_workdir_that_is_read_only(tiny, tmp_path):
+    workdir = tmp_path / "run"
+    workdir.mkdir()
+    workdir.chmod(0o555)
+    user = os.geteuid()
+    if user == 0:  # who may write everywhere
+        os.seteuid(65534)
+    try:
+        with pytest.raises(UserError, match="cannot be written .Permission denied."), claim(workdir, tiny):
+            pass
+    finally:
+        os.seteuid(user)
+    assert not list(workdir.iterdir())
 
 
 def test_a_broken_config_json(tiny, tmp_path):

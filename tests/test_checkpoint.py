@@ -1,5 +1,6 @@
 """Checkpoints: which are kept, what a broken one does, what a full disk does."""
 
+import gc
 import json
 import pathlib
 import re
@@ -14,6 +15,12 @@ from jaxconv.errors import ConfigError, UserError
 
 # Orbax leaves coroutines behind when it cannot read what they were to read.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+@pytest.fixture(autouse=True)
+def _collect_them_here():
+    yield
+    gc.collect()
 
 
 @pytest.fixture
