@@ -71,7 +71,7 @@ def _train(parts: "Setup", workdir: pathlib.Path, checkpoints: Any, started: flo
     checkpoint.check_space(checkpoints, state)
     wall_seconds_before = progress["wall_seconds"]
     host_devices = mesh.devices.flat[0].platform == "cpu" and mesh.size > 1
-    running = False
+    said_first = False
 
     def save(state: TrainState, *, end_of_epoch: bool) -> None:
         progress["wall_seconds"] = wall_seconds_before + time.monotonic() - started
@@ -104,23 +104,25 @@ def _train(parts: "Setup", workdir: pathlib.Path, checkpoints: Any, started: flo
             seconds_before, began = progress["epoch_seconds"], time.monotonic()
 
             with console.epoch_bar(epoch, config.num_epochs, steps_per_epoch) as update_bar:
-                queued = None
+                running: list[tuple[int, Sums]] = []
                 while step < end:
                     state, sums = train_step(state, next(batches))
                     step += 1
-                    # One step is queued while the host prepares the next. Host devices have none: XLA:CPU can
-                    # deadlock in the collectives of steps that overlap.
-                    ready, queued = (sums, None) if host_devices else (queued, sums)
-                    if ready is not None:
-                        jax.block_until_ready(ready)
-                        if config.stop_on_nan and not np.isfinite(ready.loss):
-                            raise _not_finite(step if host_devices else step - 1, parts, checkpoints)
-                        update_bar(step - first_step, ready)
-                        if not running:
-                            console.say(f"First step done {time.monotonic() - started:.1f} s after the start.")
-                            running = True
+                    running.append((step, sums))
                     due = config.checkpoint_every_steps and step % config.checkpoint_every_steps == 0
                     stop = interrupted() or (checkpoints.reached_preemption(step) and signal.SIGTERM)
+                    # One step runs while the host prepares the next, but not before a checkpoint, which must be
+                    # finite, and not on host devices: XLA:CPU can deadlock in the collectives of steps that overlap.
+                    overlap = 0 if host_devices or due or stop or step == end else 1
+                    while len(running) > overlap:
+                        done, sums = running.pop(0)
+                        jax.block_until_ready(sums)
+                        if config.stop_on_nan and not np.isfinite(sums.loss):
+                            raise _not_finite(done, parts, checkpoints)
+                        update_bar(done - first_step, sums)
+                        if not said_first:
+                            console.say(f"First step done {time.monotonic() - started:.1f} s after the start.")
+                            said_first = True
                     if step < end and (due or stop):
                         progress["epoch_seconds"] = seconds_before + time.monotonic() - began
                         save(state, end_of_epoch=False)
@@ -128,8 +130,6 @@ def _train(parts: "Setup", workdir: pathlib.Path, checkpoints: Any, started: flo
                         checkpoint.wait(checkpoints, state)
                         raise interrupt.Interrupted(stop, f" after step {step} of {last_step}")
                 train_loss, train_accuracy = state.epoch_sums.means()
-            if config.stop_on_nan and not np.isfinite(train_loss):
-                raise _not_finite(step, parts, checkpoints)
             seconds = seconds_before + time.monotonic() - began
 
             val_loss, val_accuracy = evaluate_examples(eval_step, state, parts.validation, parts)

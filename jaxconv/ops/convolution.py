@@ -117,7 +117,6 @@ def kernel_gradient(
     images = max(1, _PATCH_BYTES // (patches_per_image * 4))
     images = math.gcd(batch, 1 << (images.bit_length() - 1))
 
-    x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
     x = x.reshape(batch // images, images, *x.shape[1:])
     g = g.reshape(batch // images, images * out_h * out_w, filters)
 
@@ -126,6 +125,7 @@ def kernel_gradient(
 
     def add(totals: list[Array], chunk: tuple[Array, Array]) -> tuple[list[Array], None]:
         x, g = chunk
+        x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
         x = jnp.concatenate(taps(x, 2, kw, out_w, strides[1]), axis=-1)
         rows = taps(x, 1, kh, out_h, strides[0])
         rows = [jnp.concatenate(rows, axis=-1)] if narrow else rows
