@@ -43,8 +43,8 @@ def arrays(directory):
 
 
 def truncate(directory):
-    path = arrays(directory)[0]
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    for path in arrays(directory):
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
 def empty_file(directory):
@@ -55,11 +55,12 @@ def remove_file(directory):
     arrays(directory)[0].unlink()
 
 
-def flip_a_bit(directory):
-    path = arrays(directory)[0]
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
+def flip_bits(directory):
+    for path in arrays(directory):
+        data = bytearray(path.read_bytes())
+        for i in range(0, len(data), 61):  # not all bytes of a file are in use
+            data[i] ^= 1
+        path.write_bytes(data)
 
 
 def empty_directory(directory):
@@ -77,7 +78,7 @@ def a_directory_for_a_file(directory):  # cannot be read, whoever asks
     path.mkdir()
 
 
-DAMAGE = [truncate, empty_file, remove_file, flip_a_bit, empty_directory, remove_progress, a_directory_for_a_file]
+DAMAGE = [truncate, empty_file, remove_file, flip_bits, empty_directory, remove_progress, a_directory_for_a_file]
 
 
 def test_the_two_latest_and_the_best_are_kept(tiny, tmp_path):
