@@ -26,13 +26,14 @@ def default_config() -> Config:
     A field that is None here is optional: its type is known, and None means what its comment says.
     """
     config = config_dict.ConfigDict()
-    config.seed = 0  # of the initial parameters, the order of the examples, and dropout
+    config.seed = 0  # of the initial parameters, the order of the examples, their augmentation, dropout and mixup
     config.num_epochs = 20
     config.batch_size = 128  # over all devices together
     config.num_devices = config_dict.placeholder(int)  # None: all there are
     config.checkpoint_every_steps = 0  # besides the checkpoint of every epoch; 0: no others
     config.stop_on_nan = True  # end the run at the first loss that is not finite
     config.label_smoothing = 0.0
+    config.mixup = 0.0  # alpha of the Beta distribution of the share of a second image (arXiv:1710.09412); 0: none
 
     config.data = config_dict.ConfigDict()
     config.data.name = "mnist"  # a TFDS image-classification set, or "mnist_sample"
@@ -40,6 +41,23 @@ def default_config() -> Config:
     config.data.validation = "train[80%:]"
     config.data.test = "test"
     config.data.data_dir = config_dict.placeholder(str)  # None: $TFDS_DATA_DIR, or ~/tensorflow_datasets
+
+    # Of the training images, anew in every epoch; "0.1" is a number from -0.1 to 0.1, and 0 or False turns it off.
+    config.augment = config_dict.ConfigDict()
+    config.augment.rotation = 0.0  # degrees
+    config.augment.width_shift = 0.0  # fraction of the width
+    config.augment.height_shift = 0.0  # fraction of the height
+    config.augment.rescaling = 0.0  # of the size, from 1 - rescaling to 1 + rescaling
+    config.augment.zoom = 0.0  # the same, but width and height each by their own
+    config.augment.shear = 0.0  # degrees
+    config.augment.horizontal_flip = False  # half of the images
+    config.augment.vertical_flip = False  # half of the images
+    config.augment.crop_padding = 0  # pixels: a crop of the image's own size from one padded by so many (by fill)
+    config.augment.fill = "nearest"  # beyond the edges: "nearest" pixel, "reflect" or "constant" zeros
+    config.augment.channel_shift = 0.0  # added to the values, which are from 0 to 255, of an image
+    config.augment.brightness = 0.0  # of the factor, from 1 - brightness to 1 + brightness
+    config.augment.contrast = 0.0  # of the factor, from 1 - contrast to 1 + contrast
+    config.augment.cutout = 0  # pixels: side of a square that is replaced by the mean
 
     config.model = config_dict.ConfigDict()
     config.model.name = "lenet"  # a member of the family in jaxconv/models.py
@@ -76,6 +94,10 @@ def _fraction(value: Any) -> bool:
     return 0 <= value < 1
 
 
+def _part(value: Any) -> bool:
+    return 0 <= value <= 1
+
+
 def _finite(value: Any) -> bool:
     return 0 <= value < float("inf")
 
@@ -90,6 +112,18 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "num_devices": (_size, _A_SIZE),
     "checkpoint_every_steps": (_finite, "0 or more"),
     "label_smoothing": (_fraction, "at least 0 and below 1"),
+    "mixup": (_finite, "0 or more and finite"),
+    "augment.rotation": (lambda degrees: 0 <= degrees <= 180, "from 0 to 180 degrees"),
+    "augment.width_shift": (_part, "from 0 to 1"),
+    "augment.height_shift": (_part, "from 0 to 1"),
+    "augment.rescaling": (_fraction, "at least 0 and below 1"),
+    "augment.zoom": (_fraction, "at least 0 and below 1"),
+    "augment.shear": (lambda degrees: 0 <= degrees < 90, "at least 0 and below 90 degrees"),
+    "augment.crop_padding": (lambda pixels: 0 <= pixels <= _MAX_SIZE, f"from 0 to {_MAX_SIZE}"),
+    "augment.channel_shift": (lambda shift: 0 <= shift <= 255, "from 0 to 255"),
+    "augment.brightness": (_part, "from 0 to 1"),
+    "augment.contrast": (_part, "from 0 to 1"),
+    "augment.cutout": (lambda pixels: 0 <= pixels <= _MAX_SIZE, f"from 0 to {_MAX_SIZE}"),
     "model.filters": (
         lambda stages: all(isinstance(stage, tuple) and stage and all(map(_size, stage)) for stage in stages),
         f"a tuple of stages, each a tuple of numbers of filters {_A_SIZE}, such as ((32, 32), (64, 64))",

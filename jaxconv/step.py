@@ -13,7 +13,9 @@ from jaxtyping import Array, Float
 from jaxconv.config import Config
 
 Batch = dict[str, Any]
-"""image: float32 (batch, *spatial, channels); label: int32 (batch,); mask: float32 (batch,), 0 for padding."""
+"""image: float32 (batch, *spatial, channels); label: int32 (batch,); mask: float32 (batch,), 0 for padding.
+
+After `mix` also second_label: int32 (batch,), and share: float32 (batch,), that of the first."""
 
 
 @flax.struct.dataclass
@@ -73,11 +75,29 @@ def sums_of(logits: Float[Array, "batch num_classes"], batch: Batch, label_smoot
     With label smoothing (arXiv:1512.00567), the target is 1 - label_smoothing on the label, and the rest is
     spread evenly over all classes.
     """
-    targets = optax.smooth_labels(jax.nn.one_hot(batch["label"], logits.shape[-1]), label_smoothing)
+    targets = jax.nn.one_hot(batch["label"], logits.shape[-1])
+    if "share" in batch:
+        share = batch["share"][:, None]
+        targets = share * targets + (1 - share) * jax.nn.one_hot(batch["second_label"], logits.shape[-1])
+    targets = optax.smooth_labels(targets, label_smoothing)
     loss = optax.softmax_cross_entropy(logits, targets)
     hits = jnp.argmax(logits, axis=-1) == batch["label"]
     mask = batch["mask"]
     return Sums(loss=jnp.sum(loss * mask), correct=jnp.sum(hits * mask), examples=jnp.sum(mask))
+
+
+def mix(batch: Batch, alpha: float, rng: jax.Array) -> Batch:
+    """The batch with each image mixed with the one before it: mixup (arXiv:1710.09412).
+
+    One share for the batch, from Beta(alpha, alpha) and at least half, so that `label` stays that of the larger
+    part, whose accuracy is counted. Nothing is mixed with padding.
+    """
+    drawn = jax.random.beta(rng, alpha, alpha)
+    second = {key: jnp.roll(value, 1, axis=0) for key, value in batch.items()}
+    share = jnp.where(second["mask"] > 0, jnp.maximum(drawn, 1 - drawn), 1.0)
+    by_image = share.reshape(-1, *[1] * (batch["image"].ndim - 1))
+    image = by_image * batch["image"] + (1 - by_image) * second["image"]
+    return batch | {"image": image, "second_label": second["label"], "share": share}
 
 
 def make_train_step(
@@ -87,6 +107,8 @@ def make_train_step(
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Sums]:
         rng = jax.random.fold_in(jax.random.wrap_key_data(state.dropout_rng), state.step)
+        if config.mixup:
+            batch = mix(batch, config.mixup, jax.random.fold_in(rng, 1))
 
         def total_loss(params: Any) -> tuple[Float[Array, ""], Sums]:
             logits = state.apply_fn({"params": params}, batch["image"], train=True, rngs={"dropout": rng})

@@ -16,7 +16,7 @@ from tensorboardX import SummaryWriter
 from jaxconv import checkpoint, console, interrupt
 from jaxconv import workdir as files
 from jaxconv.config import Config
-from jaxconv.data import pipeline, sources
+from jaxconv.data import augment, pipeline, sources
 from jaxconv.errors import ConfigError, UserError
 from jaxconv.models import create_model, num_params, resolve
 from jaxconv.optimizers import create_optimizer, create_schedule
@@ -87,6 +87,7 @@ def _train(parts: "Setup", workdir: pathlib.Path, checkpoints: Any, started: flo
             seed=config.seed,
             start_step=step,
             end_step=last_step,
+            augmentation=config.augment if augment.is_on(config.augment) else None,
         ),
         mesh,
     )
@@ -255,6 +256,7 @@ def set_up(config: Config) -> Setup:
     source = sources.open_source(config.data)
     source.check_split(config.data.test)  # it is opened only at the end, and a slip shall not wait for that
     train = source.load(config.data.train)
+    augment.check(config.augment, train.images.shape[1:])
     steps_per_epoch = pipeline.steps_per_epoch(train, config.batch_size)
     model = create_model(config.model, source.num_classes)
     schedule = create_schedule(config.optimizer, num_epochs=config.num_epochs, steps_per_epoch=steps_per_epoch)

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float32
 
+from jaxconv.config import Config
+from jaxconv.data import augment
 from jaxconv.data.sources import Examples
 from jaxconv.data.tensorflow import import_tensorflow
 
@@ -52,8 +54,18 @@ def train_batches(
     seed: int,
     start_step: int,
     end_step: int,
+    augmentation: Config | None = None,
 ) -> Iterable[dict[str, np.ndarray]]:
     """The batches of steps start_step to end_step - 1, each epoch a permutation of all examples.
+
+    Args:
+        examples: the training split.
+        normalizer: its statistics.
+        batch_size: examples in a batch.
+        seed: of the permutations and of the augmentation.
+        start_step: number of the first batch, from 0.
+        end_step: number of the one after the last.
+        augmentation: config.augment; None for the images as they are.
 
     Returns:
         dicts of image, float32 (batch_size, *spatial, channels); label, int32 (batch_size,); and mask, float32
@@ -64,16 +76,22 @@ def train_batches(
     steps = steps_per_epoch(examples, batch_size)
     padding = [[0, steps * batch_size - n]]
 
-    def epoch_of_indices(epoch: Any) -> Any:
+    def batches_of_epoch(epoch: Any) -> Any:
         order = tf.random.experimental.stateless_shuffle(
             tf.range(n), seed=tf.stack([tf.cast(seed, tf.int64), epoch]), alg="philox"
         )
         order = tf.pad(order, padding, constant_values=PADDING)
-        return tf.data.Dataset.from_tensor_slices(tf.reshape(order, [steps, batch_size]))
+        parts = [order]
+        if augmentation is not None:
+            # Drawn for all examples in their own order, so that an image does not depend on where the epoch has it.
+            parts.append(tf.gather(augment.draw(n, seed, epoch), tf.maximum(order, 0)))
+        return tf.data.Dataset.from_tensor_slices(
+            tuple(tf.reshape(part, [steps, batch_size, *part.shape[1:]]) for part in parts)
+        )
 
     epochs = tf.data.Dataset.range(start_step // steps, -(-end_step // steps))
-    indices = epochs.flat_map(epoch_of_indices).skip(start_step % steps).take(end_step - start_step)
-    return _gather(examples, normalizer, indices)
+    batches = epochs.flat_map(batches_of_epoch).skip(start_step % steps).take(end_step - start_step)
+    return _gather(examples, normalizer, batches, augmentation)
 
 
 def eval_batches(examples: Examples, normalizer: Normalizer, *, batch_size: int) -> Iterable[dict[str, np.ndarray]]:
@@ -82,23 +100,37 @@ def eval_batches(examples: Examples, normalizer: Normalizer, *, batch_size: int)
     steps = steps_per_epoch(examples, batch_size)
     indices = np.full(steps * batch_size, PADDING, np.int32)
     indices[: len(examples.labels)] = np.arange(len(examples.labels))
-    return _gather(examples, normalizer, tf.data.Dataset.from_tensor_slices(indices.reshape(steps, batch_size)))
+    batches = tf.data.Dataset.from_tensor_slices((indices.reshape(steps, batch_size),))
+    return _gather(examples, normalizer, batches)
 
 
-def _gather(examples: Examples, normalizer: Normalizer, indices: Any) -> Iterable[dict[str, np.ndarray]]:
-    """A tf.data set of vectors of indices as batches of their examples, normalised."""
+def _gather(
+    examples: Examples, normalizer: Normalizer, batches: Any, augmentation: Config | None = None
+) -> Iterable[dict[str, np.ndarray]]:
+    """A tf.data set of vectors of indices, and of draws to augment by, as batches of their examples, normalised."""
     tf = import_tensorflow()
     images, labels = tf.constant(examples.images), tf.constant(examples.labels)
+    # Whole images long, for TensorFlow is slow at an operation with the short last axis of channels.
+    pixels = np.prod(examples.images.shape[1:-1])
+    mean, std = np.tile(normalizer.mean, pixels), np.tile(normalizer.std, pixels)
 
-    def batch(index: Any) -> dict[str, Any]:
+    def batch(index: Any, draws: Any = None) -> dict[str, Any]:
         real = index != PADDING
         index = tf.where(real, index, 0)
         image = tf.cast(tf.gather(images, index), tf.float32)
+        if augmentation is not None:
+            image = augment.apply(
+                image,
+                augment.parameters(draws, augmentation, *image.shape[1:3]),
+                fill=augmentation.fill,
+                cutout=augmentation.cutout,
+                mean=normalizer.mean,
+            )
         return {
-            "image": (image - normalizer.mean) / normalizer.std,
+            "image": tf.reshape((tf.reshape(image, [-1, mean.size]) - mean) / std, image.shape),
             "label": tf.gather(labels, index),
             "mask": tf.cast(real, tf.float32),
         }
 
-    dataset = indices.map(batch, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+    dataset = batches.map(batch, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
     return dataset.as_numpy_iterator()

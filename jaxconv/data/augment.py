@@ -1,0 +1,188 @@
+"""Augmentation of batches of images by tf.data: each image of each epoch is a function of (seed, example, epoch).
+
+All geometric transformations of an image compose into one matrix, so that it is interpolated once, as in Keras'
+ImageDataGenerator, whose conventions these are where it has the transformation.
+"""
+
+from typing import Any
+
+from jaxconv.config import Config, choose
+from jaxconv.data.tensorflow import import_tensorflow
+from jaxconv.errors import ConfigError
+
+FILLS = {"nearest": "NEAREST", "reflect": "REFLECT", "constant": "CONSTANT"}
+
+# One uniform number for each: a transformation that is turned on leaves the draws of the others as they are.
+_DRAWS = (
+    "rotation",
+    "shear",
+    "rescaling",
+    "zoom_x",
+    "zoom_y",
+    "shift_x",
+    "shift_y",
+    "crop_x",
+    "crop_y",
+    "flip_x",
+    "flip_y",
+    "channel_shift",
+    "brightness",
+    "contrast",
+    "cutout_x",
+    "cutout_y",
+)
+
+
+def is_on(config: Config) -> bool:
+    """Whether config.augment asks for any transformation."""
+    return any(value for field, value in config.items() if field != "fill")
+
+
+def check(config: Config, image_shape: tuple[int, ...]) -> None:
+    """See that config.augment suits images of shape (*spatial, channels).
+
+    Raises:
+        ConfigError: it does not; the sentence names the field.
+    """
+    choose("augment.fill", config.fill, FILLS)
+    fields = [f"config.augment.{field}" for field, value in config.items() if value and field != "fill"]
+    if fields and len(image_shape) != 3:
+        raise ConfigError(
+            f"{fields[0]} is for images of two dimensions, and these have {len(image_shape) - 1}: "
+            f"turn {' and '.join(fields)} off."
+        )
+    for field in ("crop_padding", "cutout"):
+        if fields and config[field] > min(image_shape[:2]):
+            raise ConfigError(
+                f"config.augment.{field}={config[field]} is larger than the images, "
+                f"{image_shape[0]} x {image_shape[1]}: make it smaller."
+            )
+
+
+def draw(n: int, seed: Any, epoch: Any) -> Any:
+    """The random numbers of n examples in an epoch, float32 (n, draws), uniform on [0, 1)."""
+    tf = import_tensorflow()
+    seed = tf.stack([tf.cast(seed, tf.int64), tf.cast(epoch, tf.int64)])
+    # Folded, for the seed as it is orders the examples of the epoch.
+    seed = tf.random.experimental.stateless_fold_in(seed, 1)
+    return tf.random.stateless_uniform([n, len(_DRAWS)], seed, alg="philox")
+
+
+def parameters(draws: Any, config: Config, height: int, width: int) -> dict[str, Any]:
+    """What config.augment makes of the random numbers (batch, draws): tensors (batch,) of those that are on.
+
+    rotation and shear are in degrees, zoom_x and zoom_y factors (below 1 the image grows), shift_x and shift_y in
+    pixels, flip_x and flip_y 1 or -1, channel_shift in values of 0 to 255, brightness and contrast factors, cutout_x
+    and cutout_y the pixel in the middle.
+    """
+    tf = import_tensorflow()
+    uniform = dict(zip(_DRAWS, tf.unstack(draws, axis=1), strict=True))
+
+    def between(name: str, reach: float) -> Any:
+        return (2 * uniform[name] - 1) * reach
+
+    def crop(name: str) -> Any:
+        return tf.floor(uniform[name] * (2 * config.crop_padding + 1)) - config.crop_padding
+
+    def flip(name: str, on: bool) -> Any:
+        return tf.where(uniform[name] < 0.5, -1.0, 1.0) if on else tf.ones_like(uniform[name])
+
+    result = {}
+    if any(config[field] for field in _GEOMETRIC):
+        rescaling = 1 + between("rescaling", config.rescaling)
+        result |= {
+            "rotation": between("rotation", config.rotation),
+            "shear": between("shear", config.shear),
+            "zoom_x": rescaling * (1 + between("zoom_x", config.zoom)),
+            "zoom_y": rescaling * (1 + between("zoom_y", config.zoom)),
+            "shift_x": between("shift_x", config.width_shift * width) + crop("crop_x"),
+            "shift_y": between("shift_y", config.height_shift * height) + crop("crop_y"),
+            "flip_x": flip("flip_x", config.horizontal_flip),
+            "flip_y": flip("flip_y", config.vertical_flip),
+        }
+    if config.channel_shift:
+        result["channel_shift"] = between("channel_shift", config.channel_shift)
+    if config.brightness:
+        result["brightness"] = 1 + between("brightness", config.brightness)
+    if config.contrast:
+        result["contrast"] = 1 + between("contrast", config.contrast)
+    if config.cutout:
+        result["cutout_x"] = tf.floor(uniform["cutout_x"] * width)
+        result["cutout_y"] = tf.floor(uniform["cutout_y"] * height)
+    return result
+
+
+_GEOMETRIC = (
+    "rotation",
+    "shear",
+    "rescaling",
+    "zoom",
+    "width_shift",
+    "height_shift",
+    "crop_padding",
+    "horizontal_flip",
+    "vertical_flip",
+)
+
+
+def apply(images: Any, params: dict[str, Any], *, fill: str = "nearest", cutout: int = 0, mean: Any = 0.0) -> Any:
+    """The images, float32 (batch, height, width, channels) with values of 0 to 255, transformed by `parameters`.
+
+    Args:
+        images: the images.
+        params: some of what `parameters` makes; what is not there is left as it is.
+        fill: what is beyond the edges: "nearest" pixel, the image "reflect"ed with its edge repeated, or "constant" 0.
+        cutout: side of the square that is cut out (arXiv:1708.04552), in pixels.
+        mean: what a cut leaves, of each channel.
+    """
+    tf = import_tensorflow()
+    _, height, width, _ = images.shape
+    if "rotation" in params:
+        images = tf.raw_ops.ImageProjectiveTransformV3(
+            images=images,
+            transforms=_matrices(params, height, width),
+            output_shape=[height, width],
+            fill_value=0.0,
+            interpolation="BILINEAR",
+            fill_mode=FILLS[fill],
+        )
+
+    def each(name: str) -> Any:
+        return params[name][:, None, None, None]
+
+    if "channel_shift" in params:  # as Keras, by the same for all channels and within the image's own range
+        lowest = tf.reduce_min(images, axis=(1, 2, 3), keepdims=True)
+        highest = tf.reduce_max(images, axis=(1, 2, 3), keepdims=True)
+        images = tf.clip_by_value(images + each("channel_shift"), lowest, highest)
+    if "brightness" in params:
+        images = tf.clip_by_value(images * each("brightness"), 0.0, 255.0)
+    if "contrast" in params:
+        middle = tf.reduce_mean(images, axis=(1, 2), keepdims=True)
+        images = tf.clip_by_value((images - middle) * each("contrast") + middle, 0.0, 255.0)
+    if "cutout_x" in params:
+        # An even side has no pixel in its middle: it then reaches one further up and left.
+        first_x, first_y = (each(name) - cutout // 2 for name in ("cutout_x", "cutout_y"))
+        x, y = (tf.range(size, dtype=tf.float32) for size in (width, height))
+        in_x = (x[None, None, :, None] >= first_x) & (x[None, None, :, None] < first_x + cutout)
+        in_y = (y[None, :, None, None] >= first_y) & (y[None, :, None, None] < first_y + cutout)
+        images = tf.where(in_x & in_y, tf.constant(mean, tf.float32), images)
+    return images
+
+
+def _matrices(params: dict[str, Any], height: int, width: int) -> Any:
+    """From output to input, as ImageProjectiveTransformV3 takes them: rotation . shift . shear . zoom . flip.
+
+    All about the middle of the image, as in Keras' apply_affine_transform.
+    """
+    tf = import_tensorflow()
+    angle, shear = (params[name] * (3.141592653589793 / 180) for name in ("rotation", "shear"))
+    cos, sin = tf.cos(angle), tf.sin(angle)
+    zoom_x, zoom_y = params["zoom_x"] * params["flip_x"], params["zoom_y"] * params["flip_y"]
+    xx, yx = cos * zoom_x, sin * zoom_x
+    xy = (-cos * tf.sin(shear) - sin * tf.cos(shear)) * zoom_y
+    yy = (-sin * tf.sin(shear) + cos * tf.cos(shear)) * zoom_y
+    middle_x, middle_y = (width - 1) / 2, (height - 1) / 2
+    shift_x = cos * params["shift_x"] - sin * params["shift_y"] + middle_x - xx * middle_x - xy * middle_y
+    shift_y = sin * params["shift_x"] + cos * params["shift_y"] + middle_y - yx * middle_x - yy * middle_y
+    zero = tf.zeros_like(xx)
+    return tf.stack([xx, xy, shift_x, yx, yy, shift_y, zero, zero], axis=1)
