@@ -1,8 +1,9 @@
-"""Train a convolutional network, or evaluate one.
+"""Train a convolutional network, evaluate one, or look at the images that it will be trained on.
 
 python launch.py --config=configs/quickstart.py
 python launch.py --config=configs/cifar_deep.py --workdir=runs/mine --config.batch_size=256
 python launch.py --config=configs/cifar_deep.py --workdir=runs/mine --mode=evaluate
+python launch.py --config=configs/cifar_deep_augment.py --mode=preview
 
 The same command again goes on where a run left off.
 """

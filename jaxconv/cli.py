@@ -12,7 +12,7 @@ from jaxconv import allocator, interrupt
 from jaxconv.config import Config, parse_flags, validate
 from jaxconv.errors import UserError
 
-MODES = ("train", "evaluate")
+MODES = ("train", "evaluate", "preview")
 
 
 def start(main: Callable[[list[str]], None]) -> None:
@@ -29,15 +29,18 @@ def start(main: Callable[[list[str]], None]) -> None:
 
 
 def run(mode: str, config: Config, workdir: str) -> None:
-    """Train or evaluate; the results go to stdout, everything else to stderr."""
+    """Do what `mode` says; the results go to stdout, everything else to stderr."""
     logging.set_verbosity(logging.FATAL)  # what goes wrong is ours to say
     sys.unraisablehook = _unraisablehook
     try:
         interrupt.install()
         validate(config)
         # JAX and its companions only now: --help and a wrong command line need not wait for them.
-        from jaxconv import runtime, train
+        from jaxconv import preview, runtime, train
 
+        if mode == "preview":
+            print(preview.preview(config, pathlib.Path(workdir)))
+            return
         runtime.prepare(config)
         results = {"train": train.train, "evaluate": train.evaluate}[mode](config, pathlib.Path(workdir))
     except UserError as error:

@@ -90,4 +90,5 @@ def print_epoch(record: dict[str, Any], num_epochs: int, steps: int) -> None:
         f"Epoch {record['epoch']:>{len(str(num_epochs))}}/{num_epochs} - {record['seconds']:.0f}s {per_step:.1f}ms/step"
         f" - loss: {record['train_loss']:.4f} - acc: {record['train_accuracy']:.4f}"
         f" - val_loss: {record['val_loss']:.4f} - val_acc: {record['val_accuracy']:.4f}"
+        f" - data_wait: {record['data_wait']:.1%}"
     )

@@ -26,6 +26,9 @@ from jaxconv.step import Batch, Sums, TrainState, create_state, eval_step, make_
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Sums]]
 EvalStep = Callable[[TrainState, Batch, Sums], Sums]
 
+_MAX_DATA_WAIT = 0.05
+"""The share of an epoch's time that the step may wait for data before the run says so."""
+
 
 def train(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
     """Train a config in `workdir`, from where an earlier start of the same run left off.
@@ -71,7 +74,7 @@ def _train(parts: "Setup", workdir: pathlib.Path, checkpoints: Any, started: flo
     checkpoint.check_space(checkpoints, state)
     wall_seconds_before = progress["wall_seconds"]
     host_devices = mesh.devices.flat[0].platform == "cpu" and mesh.size > 1
-    said_first = False
+    said_first = said_waits = False
 
     def save(state: TrainState, *, end_of_epoch: bool) -> None:
         progress["wall_seconds"] = wall_seconds_before + time.monotonic() - started
@@ -102,12 +105,15 @@ def _train(parts: "Setup", workdir: pathlib.Path, checkpoints: Any, started: flo
             if step == first_step:
                 progress["epoch_seconds"] = 0.0
                 state = state.replace(epoch_sums=jax.device_put(Sums.zero(), replicated(mesh)))
-            seconds_before, began = progress["epoch_seconds"], time.monotonic()
+            seconds_before, began, waited = progress["epoch_seconds"], time.monotonic(), 0.0
 
             with console.epoch_bar(epoch, config.num_epochs, steps_per_epoch) as update_bar:
                 running: list[tuple[int, Sums]] = []
                 while step < end:
-                    state, sums = train_step(state, next(batches))
+                    asked = time.monotonic()
+                    batch = next(batches)
+                    waited += (time.monotonic() - asked) * said_first  # the pipeline may take its time to start
+                    state, sums = train_step(state, batch)
                     step += 1
                     running.append((step, sums))
                     due = config.checkpoint_every_steps and step % config.checkpoint_every_steps == 0
@@ -131,6 +137,7 @@ def _train(parts: "Setup", workdir: pathlib.Path, checkpoints: Any, started: flo
                         checkpoint.wait(checkpoints, state)
                         raise interrupt.Interrupted(stop, f" after step {step} of {last_step}")
                 train_loss, train_accuracy = state.epoch_sums.means()
+            data_wait = waited / (time.monotonic() - began)
             seconds = seconds_before + time.monotonic() - began
 
             val_loss, val_accuracy = evaluate_examples(eval_step, state, parts.validation, parts)
@@ -144,12 +151,19 @@ def _train(parts: "Setup", workdir: pathlib.Path, checkpoints: Any, started: flo
                 "learning_rate": float(np.asarray(parts.schedule(step - 1))),
                 "seconds": seconds,
                 "images_per_s": len(parts.train.labels) / seconds,
+                "data_wait": data_wait,
             }
             history.append(record)
             save(state, end_of_epoch=True)
             files.write_history(workdir, history)
             files.write_events(tensorboard, record)
             console.print_epoch(record, config.num_epochs, steps_per_epoch)
+            if data_wait > _MAX_DATA_WAIT and not said_waits:
+                console.say(
+                    f"The input pipeline cannot keep up: the step waited for data {data_wait:.0%} of epoch {epoch}. "
+                    "Less in config.augment, a larger net or more cores would help."
+                )
+                said_waits = True
             if stop := interrupted():
                 checkpoint.wait(checkpoints, state)
                 raise interrupt.Interrupted(stop, f" after epoch {epoch} of {config.num_epochs}")

@@ -70,14 +70,26 @@ def claim(workdir: pathlib.Path, config: Config) -> Iterator[None]:
         UserError: it cannot be made or written, now or later, or another process runs in it.
     """
     try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(workdir / "lock", timeout=0):  # the system frees it when the process dies
-            write_atomically(workdir / "process", f"process {os.getpid()} on {platform.node()}\n")
-            write_atomically(workdir / "config.json", to_json(config))
-            yield
+        with writing(workdir):
+            workdir.mkdir(parents=True, exist_ok=True)
+            with filelock.FileLock(workdir / "lock", timeout=0):  # the system frees it when the process dies
+                write_atomically(workdir / "process", f"process {os.getpid()} on {platform.node()}\n")
+                write_atomically(workdir / "config.json", to_json(config))
+                yield
     except filelock.Timeout:
         holder = (workdir / "process").read_text().strip() if (workdir / "process").exists() else "another process"
         raise UserError(f"--workdir={workdir} is in use by {holder}: wait for it, or name another.") from None
+
+
+@contextlib.contextmanager
+def writing(workdir: pathlib.Path) -> Iterator[None]:
+    """Say in one sentence that `workdir` cannot be written.
+
+    Raises:
+        UserError: a file within could not be made or written.
+    """
+    try:
+        yield
     except OSError as error:
         if error.errno not in _CANNOT_WRITE:
             raise

@@ -102,6 +102,9 @@ def get_config():
     config.batch_size = 16
     config.num_epochs = 5
     config.checkpoint_every_steps = 4
+    config.augment.rotation = 10.0
+    config.augment.horizontal_flip = True
+    config.mixup = 0.2
     config.optimizer.name = "rmsprop"
     config.optimizer.schedule = "cosine"
     return config
@@ -133,6 +136,7 @@ def read(workdir: pathlib.Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     for record in history:
         assert record.pop("seconds") > 0
         assert record.pop("images_per_s") > 0
+        assert 0 <= record.pop("data_wait") <= 1
     for key in ("wall_seconds", "train_images_per_s"):
         assert summary.pop(key) > 0
     return history, summary

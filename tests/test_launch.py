@@ -47,7 +47,8 @@ def test_what_a_person_sees(finished):
     assert re.search(r"Conv_0 +\(8, 8, 4\) +112\b.*total +668\b", process.stderr, re.DOTALL)
     number = r"\d\.\d{4}"
     line = (
-        rf"Epoch (\d)/5 - \d+s [\d.]+ms/step - loss: {number} - acc: {number} - val_loss: {number} - val_acc: {number}$"
+        rf"Epoch (\d)/5 - \d+s [\d.]+ms/step - loss: {number} - acc: {number}"
+        rf" - val_loss: {number} - val_acc: {number} - data_wait: [\d.]+%$"
     )
     assert re.findall(line, process.stderr, re.MULTILINE) == list("12345")
     assert "\x1b" not in process.stderr

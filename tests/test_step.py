@@ -6,10 +6,11 @@ import keras
 import numpy as np
 import optax
 import pytest
+import scipy.stats
 
 from jaxconv.config import default_config
 from jaxconv.models import ConvNet
-from jaxconv.step import Sums, create_state, eval_step, make_train_step, sums_of
+from jaxconv.step import Sums, create_state, eval_step, make_train_step, mix, sums_of
 
 
 def random_batch(size, classes=5, seed=0, shape=(6, 6, 2)):
@@ -89,3 +90,53 @@ def test_dropout_differs_from_step_to_step_and_follows_the_seed():
     first, second = losses(seed=0)
     assert first != pytest.approx(second, rel=1e-4)
     assert losses(seed=0) == (first, second)
+
+
+# ---- Mixup
+
+
+def test_mixed_images_and_their_loss_are_of_both_in_their_shares():
+    batch = random_batch(8)
+    mixed = mix(batch, 0.7, jax.random.key(3))
+    share = float(mixed["share"][0])
+    assert 0.5 <= share < 1
+    np.testing.assert_array_equal(mixed["share"], np.float32(share))
+    second = {key: np.roll(batch[key], 1, axis=0) for key in ("image", "label")}
+    np.testing.assert_allclose(
+        mixed["image"], share * batch["image"] + (1 - share) * second["image"], rtol=1e-5, atol=1e-6
+    )
+    logits = jnp.asarray(np.random.default_rng(1).normal(size=(8, 5)), jnp.float32)
+    first_loss, second_loss = (
+        sums_of(logits, batch | {"label": label}).loss for label in (batch["label"], second["label"])
+    )
+    sums = sums_of(logits, mixed)
+    np.testing.assert_allclose(sums.loss, share * first_loss + (1 - share) * second_loss, rtol=1e-5)
+    assert float(sums.correct) == float(sums_of(logits, batch).correct)
+
+
+def test_nothing_is_mixed_with_padding():
+    batch = random_batch(6)
+    batch["mask"][4:] = 0
+    mixed = mix(batch, 0.7, jax.random.key(3))
+    np.testing.assert_array_equal(mixed["share"][0], 1)  # the last example of the batch comes before the first
+    np.testing.assert_array_equal(mixed["image"][0], batch["image"][0])
+    np.testing.assert_array_equal(mixed["share"][1:5] < 1, [True] * 4)
+
+
+def test_the_share_follows_its_distribution():
+    batch = random_batch(2)
+    shares = jax.vmap(lambda key: mix(batch, 0.4, key)["share"][0])(jax.random.split(jax.random.key(0), 2000))
+    drawn = np.random.default_rng(0).beta(0.4, 0.4, 2000)
+    assert scipy.stats.ks_2samp(shares, np.maximum(drawn, 1 - drawn)).pvalue > 0.01
+
+
+def test_a_step_with_mixup_is_that_of_the_mixed_batch():
+    config = default_config()
+    config.mixup = 1.0
+    model, batch = ConvNet(num_classes=5, filters=((3,),), dense=(4,)), random_batch(6)
+    state = create_state(model, optax.sgd(0.1), (6, 6, 2), seed=0)
+    rng = jax.random.fold_in(jax.random.wrap_key_data(state.dropout_rng), state.step)
+    mixed = mix(batch, 1.0, jax.random.fold_in(rng, 1))
+    ours, _ = make_train_step(config)(state, batch)
+    theirs, _ = make_train_step(default_config())(state, mixed)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), ours.params, theirs.params)

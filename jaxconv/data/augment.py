@@ -13,7 +13,7 @@ from jaxconv.errors import ConfigError
 FILLS = {"nearest": "NEAREST", "reflect": "REFLECT", "constant": "CONSTANT"}
 
 # One uniform number for each: a transformation that is turned on leaves the draws of the others as they are.
-_DRAWS = (
+_DRAWS: tuple[str, ...] = (
     "rotation",
     "shear",
     "rescaling",
@@ -68,6 +68,12 @@ def draw(n: int, seed: Any, epoch: Any) -> Any:
     return tf.random.stateless_uniform([n, len(_DRAWS)], seed, alg="philox")
 
 
+def augment(images: Any, draws: Any, config: Config, mean: Any) -> Any:
+    """The images, float32 (batch, height, width, channels), as config.augment and their random numbers have them."""
+    params = parameters(draws, config, *images.shape[1:3])
+    return apply(images, params, fill=config.fill, cutout=config.cutout, mean=mean)
+
+
 def parameters(draws: Any, config: Config, height: int, width: int) -> dict[str, Any]:
     """What config.augment makes of the random numbers (batch, draws): tensors (batch,) of those that are on.
 
@@ -87,7 +93,7 @@ def parameters(draws: Any, config: Config, height: int, width: int) -> dict[str,
     def flip(name: str, on: bool) -> Any:
         return tf.where(uniform[name] < 0.5, -1.0, 1.0) if on else tf.ones_like(uniform[name])
 
-    result = {}
+    result: dict[str, Any] = {}
     if any(config[field] for field in _GEOMETRIC):
         rescaling = 1 + between("rescaling", config.rescaling)
         result |= {

@@ -119,13 +119,7 @@ def _gather(
         index = tf.where(real, index, 0)
         image = tf.cast(tf.gather(images, index), tf.float32)
         if augmentation is not None:
-            image = augment.apply(
-                image,
-                augment.parameters(draws, augmentation, *image.shape[1:3]),
-                fill=augmentation.fill,
-                cutout=augmentation.cutout,
-                mean=normalizer.mean,
-            )
+            image = augment.augment(image, draws, augmentation, normalizer.mean)
         return {
             "image": tf.reshape((tf.reshape(image, [-1, mean.size]) - mean) / std, image.shape),
             "label": tf.gather(labels, index),
