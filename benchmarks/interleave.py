@@ -11,6 +11,7 @@ import platform
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -57,25 +58,27 @@ def compare(
         running = {}
         for name, command in commands.items():
             say(f"{name}: starting")
+            errors = stack.enter_context(tempfile.TemporaryFile("w+"))
             process = stack.enter_context(
                 subprocess.Popen(
                     [sys.executable, *command.arguments],
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
-                    stderr=subprocess.PIPE,
+                    stderr=errors,
                     text=True,
                     env=os.environ | command.environment | {"TF_CPP_MIN_LOG_LEVEL": "2"},
                 )
             )
             stack.callback(process.kill)
-            assert process.stdin and process.stdout and process.stderr
+            assert process.stdin and process.stdout
             first = process.stdout.readline().strip()
             if first == MISSING:
                 missing.append(name)
             elif first == READY:
                 running[name], figures[name] = (process.stdin, process.stdout), []
             else:
-                raise RuntimeError(f"{name} failed:\n{process.stderr.read()}")
+                errors.seek(0)
+                raise RuntimeError(f"{name} failed:\n{errors.read()}")
         names = list(running)
         for number in range(rounds):
             for name in names[number % len(names) :] + names[: number % len(names)]:

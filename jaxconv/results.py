@@ -1,74 +1,131 @@
-"""The README's table and picture, made from results/: NAME.json (a summary) and NAME.history.jsonl of each run.
+"""The tables and figures of finished runs, made from results/: NAME.json (a summary) and NAME.history.jsonl of each.
 
-python -m jaxconv.results results README.md docs/curves.png
+python -m jaxconv.results puts the table into README.md and draws the figures in docs/.
 """
 
 import json
 import pathlib
-import sys
 from typing import Any
 
-BEGIN = "<!-- made by: python -m jaxconv.results results README.md docs/curves.png -->\n"
+from rich import box
+from rich.table import Table
+
+RESULTS, README, DOCS = pathlib.Path("results"), pathlib.Path("README.md"), pathlib.Path("docs")
+BEGIN = "<!-- made by: python -m jaxconv.results -->\n"
 END = "<!-- end -->\n"
+
+LECTURE = {"mlp": 0.975, "lenet": 0.9921, "cifar_simple": 0.664, "cifar_deep": 0.769, "cifar_deep_augment": 0.783}
+"""Test accuracy of each net of the lecture "Deep Learning with ConvNets"."""
 
 
 def read(results: pathlib.Path) -> dict[str, dict[str, Any]]:
-    """The summaries in `results` by the names of their configs, by data set and then by test accuracy."""
-    summaries = {path.stem: json.loads(path.read_text()) for path in results.glob("*.json")}
-    return dict(sorted(summaries.items(), key=lambda item: (_data(item[1]), item[1]["test_accuracy"])))
+    """The summaries in `results` by the names of their configs: the lecture's in its order, then the others."""
+    summaries = {path.stem: json.loads(path.read_text()) for path in sorted(results.glob("*.json"))}
+    names = [name for name in LECTURE if name in summaries] + [name for name in summaries if name not in LECTURE]
+    return {name: summaries[name] for name in names}
 
 
-def table(results: pathlib.Path) -> str:
-    """A Markdown table with a row for each summary in `results`."""
-    lines = [
-        "| command | data | parameters | epochs | validation accuracy | test accuracy |",
-        "|---|---|--:|--:|--:|--:|",
+def rows(results: pathlib.Path) -> list[dict[str, str]]:
+    """A row for each summary in `results`, by the titles of the columns."""
+    return [
+        {
+            "config": name,
+            "data": summary["config"]["data"]["name"],
+            "parameters": f"{summary['num_params']:,}",
+            "epochs": str(summary["epochs"]),
+            "wall time": _minutes(summary["wall_seconds"]),
+            "validation": f"{summary['val_accuracy']:.2%}",
+            "test": f"{summary['test_accuracy']:.2%}",
+            "lecture": f"{LECTURE[name]:.2%}" if name in LECTURE else "",
+            "difference": f"{100 * (summary['test_accuracy'] - LECTURE[name]):+.2f}" if name in LECTURE else "",
+        }
+        for name, summary in read(results).items()
     ]
-    for name, summary in read(results).items():
-        lines.append(
-            f"| `python launch.py --config=configs/{name}.py` | {_data(summary)} | {summary['num_params']:,} "
-            f"| {summary['epochs']} | {summary['val_accuracy']:.2%} | {summary['test_accuracy']:.2%} |"
-        )
-    return "\n".join(lines) + "\n"
+
+
+def text_table(results: pathlib.Path) -> Table:
+    """The rows for a terminal."""
+    lines = rows(results)
+    table = Table(*lines[0], box=box.SIMPLE_HEAD)
+    for column in table.columns[2:]:
+        column.justify = "right"
+    for line in lines:
+        table.add_row(*line.values())
+    return table
+
+
+def markdown_table(results: pathlib.Path) -> str:
+    """The rows for the README, each with the command that makes it."""
+    lines = [{"command": f"`python launch.py --config=configs/{row.pop('config')}.py`"} | row for row in rows(results)]
+    head = [" | ".join(lines[0]), "|".join(["---"] * 2 + ["--:"] * (len(lines[0]) - 2))]
+    return "".join(f"| {line} |\n" for line in [*head, *(" | ".join(line.values()) for line in lines)])
 
 
 def write(results: pathlib.Path, readme: pathlib.Path) -> None:
     """Put the table between its marks in the README."""
     before, rest = readme.read_text().split(BEGIN)
     _, after = rest.split(END)
-    readme.write_text(before + BEGIN + table(results) + END + after)
+    readme.write_text(before + BEGIN + markdown_table(results) + END + after)
 
 
-def plot(results: pathlib.Path, figure: pathlib.Path) -> None:
-    """Draw validation accuracy by epoch, a panel for each data set."""
+def plot(results: pathlib.Path, docs: pathlib.Path) -> None:
+    """Draw validation accuracy of all runs by data set, and for each run what the lecture shows of it."""
+    summaries = read(results)
+    history = {
+        name: [json.loads(line) for line in (results / f"{name}.history.jsonl").read_text().splitlines()]
+        for name in summaries
+    }
+    sets: dict[str, list[str]] = {}
+    for name, summary in summaries.items():
+        sets.setdefault(summary["config"]["data"]["name"], []).append(name)
+    figure, axes = _panels(list(sets))
+    for axis, names in zip(axes, sets.values(), strict=True):
+        for name in names:
+            axis.plot(*_series(history[name], "val_accuracy"), label=name)
+        axis.set(ylabel="validation accuracy")
+        axis.legend(frameon=False, loc="lower right")
+    figure.savefig(docs / "curves.png", dpi=130)
+
+    (docs / "curves").mkdir(exist_ok=True)
+    for name, records in history.items():
+        figure, axes = _panels(["accuracy", "loss"])
+        for axis, measure in zip(axes, ("accuracy", "loss"), strict=True):
+            axis.plot(*_series(records, f"train_{measure}"), label="training")
+            axis.plot(*_series(records, f"val_{measure}"), label="validation")
+            axis.legend(frameon=False)
+        figure.suptitle(f"{name}: test accuracy {summaries[name]['test_accuracy']:.2%}", x=0.02, ha="left")
+        figure.savefig(docs / "curves" / f"{name}.png", dpi=110)
+
+
+def _panels(titles: list[str]) -> tuple[Any, Any]:
     import matplotlib
 
     matplotlib.use("agg")
-    import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure
 
-    summaries = read(results)
-    sets = list(dict.fromkeys(map(_data, summaries.values())))
-    fig, axes = plt.subplots(1, len(sets), figsize=(5 * len(sets), 3.5), layout="constrained", squeeze=False)
-    for axis, data in zip(axes[0], sets, strict=True):
-        axis.set(title=data, xlabel="epoch")
-        for name, summary in summaries.items():
-            if _data(summary) == data:
-                history = [json.loads(line) for line in (results / f"{name}.history.jsonl").read_text().splitlines()]
-                accuracy = [100 * record["val_accuracy"] for record in history]
-                axis.plot([record["epoch"] for record in history], accuracy, label=name)
+    figure = Figure(figsize=(5 * len(titles), 3.5), layout="constrained")
+    axes = figure.subplots(1, len(titles), squeeze=False)[0]
+    for axis, title in zip(axes, titles, strict=True):
+        axis.set(title=title, xlabel="epoch")
         axis.xaxis.get_major_locator().set_params(integer=True)
         axis.grid(alpha=0.3)
         axis.spines[["top", "right"]].set_visible(False)
-        axis.legend(frameon=False, loc="lower right")
-    axes[0, 0].set_ylabel("validation accuracy, %")
-    fig.savefig(figure, dpi=130)
+    return figure, axes
 
 
-def _data(summary: dict[str, Any]) -> str:
-    return summary["config"]["data"]["name"]
+def _series(records: list[dict[str, Any]], key: str) -> tuple[list[int], list[float]]:
+    return [record["epoch"] for record in records], [record[key] for record in records]
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+
+
+def main() -> None:
+    """Remake what the README shows."""
+    write(RESULTS, README)
+    plot(RESULTS, DOCS)
 
 
 if __name__ == "__main__":
-    results, readme, figure = map(pathlib.Path, sys.argv[1:])
-    write(results, readme)
-    plot(results, figure)
+    main()
