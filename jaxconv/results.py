@@ -1,10 +1,11 @@
 """The tables and figures of finished runs, made from results/: NAME.json (a summary) and NAME.history.jsonl of each.
 
-python -m jaxconv.results puts the table into README.md and draws the figures in docs/.
+python -m jaxconv.results puts the tables, that of results/benchmarks/ too, into README.md, and draws docs/curves.
 """
 
 import json
 import pathlib
+import statistics
 from typing import Any
 
 from rich import box
@@ -12,6 +13,7 @@ from rich.table import Table
 
 RESULTS, README, DOCS = pathlib.Path("results"), pathlib.Path("README.md"), pathlib.Path("docs")
 BEGIN = "<!-- made by: python -m jaxconv.results -->\n"
+BEGIN_SPEED = "<!-- made by: python -m jaxconv.results, from results/benchmarks/train_step.json -->\n"
 END = "<!-- end -->\n"
 
 LECTURE = {"mlp": 0.975, "lenet": 0.9921, "cifar_simple": 0.664, "cifar_deep": 0.769, "cifar_deep_augment": 0.783}
@@ -57,15 +59,32 @@ def text_table(results: pathlib.Path) -> Table:
 def markdown_table(results: pathlib.Path) -> str:
     """The rows for the README, each with the command that makes it."""
     lines = [{"command": f"`python launch.py --config=configs/{row.pop('config')}.py`"} | row for row in rows(results)]
-    head = [" | ".join(lines[0]), "|".join(["---"] * 2 + ["--:"] * (len(lines[0]) - 2))]
+    return _markdown(lines, text_columns=2)
+
+
+def speed_table(benchmark: pathlib.Path) -> str:
+    """Images per second of a training step as `benchmarks.train_step` wrote them, in Markdown."""
+    lines = []
+    for net, result in json.loads(benchmark.read_text())["nets"].items():
+        medians = {name: f"{statistics.median(figures):,.0f}" for name, figures in result["images_per_s"].items()}
+        ratios = {
+            f"ratio to the fastest, {kind}": f"{ratio['median']:.2f} ({ratio['lowest']:.2f} to {ratio['highest']:.2f})"
+            for kind, ratio in result["ratios"].items()
+        }
+        lines.append({"images/s": net} | {k: v for k, v in medians.items() if not k.endswith("+allocator")} | ratios)
+    return _markdown(lines, text_columns=1)
+
+
+def _markdown(lines: list[dict[str, str]], text_columns: int) -> str:
+    head = [" | ".join(lines[0]), " | ".join(["---"] * text_columns + ["--:"] * (len(lines[0]) - text_columns))]
     return "".join(f"| {line} |\n" for line in [*head, *(" | ".join(line.values()) for line in lines)])
 
 
-def write(results: pathlib.Path, readme: pathlib.Path) -> None:
-    """Put the table between its marks in the README."""
-    before, rest = readme.read_text().split(BEGIN)
-    _, after = rest.split(END)
-    readme.write_text(before + BEGIN + markdown_table(results) + END + after)
+def write(readme: pathlib.Path, begin: str, table: str) -> None:
+    """Put a table between its marks in the README."""
+    before, rest = readme.read_text().split(begin)
+    _, after = rest.split(END, maxsplit=1)
+    readme.write_text(before + begin + table + END + after)
 
 
 def plot(results: pathlib.Path, docs: pathlib.Path) -> None:
@@ -123,7 +142,9 @@ def _minutes(seconds: float) -> str:
 
 def main() -> None:
     """Remake what the README shows."""
-    write(RESULTS, README)
+    write(README, BEGIN, markdown_table(RESULTS))
+    if (benchmark := RESULTS / "benchmarks" / "train_step.json").exists():
+        write(README, BEGIN_SPEED, speed_table(benchmark))
     plot(RESULTS, DOCS)
 
 

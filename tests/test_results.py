@@ -6,13 +6,25 @@ import json
 from matplotlib.image import imread
 from rich.console import Console
 
-from jaxconv.results import BEGIN, END, LECTURE, markdown_table, plot, read, text_table, write
+from jaxconv.results import (
+    BEGIN,
+    BEGIN_SPEED,
+    END,
+    LECTURE,
+    markdown_table,
+    plot,
+    read,
+    speed_table,
+    text_table,
+    write,
+)
 from tests.conftest import ROOT
 
 
 def test_the_readme_is_up_to_date():
     readme = (ROOT / "README.md").read_text()
     assert BEGIN + markdown_table(ROOT / "results") + END in readme
+    assert BEGIN_SPEED + speed_table(ROOT / "results" / "benchmarks" / "train_step.json") + END in readme
 
 
 def test_the_lecture_comes_first_and_in_its_order():
@@ -43,7 +55,7 @@ def test_a_row_for_each_summary(tmp_path):
     fake(results, "mine")
     fake(results, "lenet", wall_seconds=600, test_accuracy=0.9911)
     readme.write_text(f"above\n{BEGIN}old\n{END}below\n")
-    write(results, readme)
+    write(readme, BEGIN, markdown_table(results))
     command = "| `python launch.py --config=configs/"
     lenet = f"{command}lenet.py` | mnist | 1,234 | 2 | 10 min | 50.00% | 99.11% | 99.21% | -0.10 |"
     mine = f"{command}mine.py` | mnist | 1,234 | 2 | 95 s | 50.00% | 98.77% |  |  |"
