@@ -74,7 +74,7 @@ def jaxconv(name: str, batch_size: int) -> Run:
         create_state(create_model(config.model, 10), optimizer, net.shape, config.seed), replicated(mesh)
     )
     train_step, _ = compile_steps(config, mesh, state, net.shape)
-    batch = {"image": images, "label": labels, "mask": np.ones(batch_size, np.float32)}
+    batch = {"image": images, "label": labels, "weight": np.full(batch_size, 1 / batch_size, np.float32)}
     batch = jax.device_put(batch, split_by_example(mesh))
 
     def run(steps: int) -> None:

@@ -13,7 +13,8 @@ from jaxtyping import Array, Float
 from jaxconv.config import Config
 
 Batch = dict[str, Any]
-"""image: float32 (batch, *spatial, channels); label: int32 (batch,); mask: float32 (batch,), 0 for padding.
+"""image: float32 (batch, *spatial, channels); label: int32 (batch,); weight: float32 (batch,), 1 / the number of
+examples in the batch, 0 for padding.
 
 After `mix` also second_label: int32 (batch,), and share: float32 (batch,), that of the first."""
 
@@ -69,21 +70,33 @@ def create_state(
     return create()
 
 
-def sums_of(logits: Float[Array, "batch num_classes"], batch: Batch, label_smoothing: float = 0.0) -> Sums:
-    """Cross entropy (nats), hits and count over the examples of a batch that are no padding.
+def cross_entropy(
+    logits: Float[Array, "batch num_classes"], batch: Batch, label_smoothing: float = 0.0
+) -> Float[Array, " batch"]:
+    """The cross entropy (nats) of each example, of both its labels in their shares after `mix`.
 
     With label smoothing (arXiv:1512.00567), the target is 1 - label_smoothing on the label, and the rest is
     spread evenly over all classes.
     """
-    targets = jax.nn.one_hot(batch["label"], logits.shape[-1])
+    loss = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
     if "share" in batch:
-        share = batch["share"][:, None]
-        targets = share * targets + (1 - share) * jax.nn.one_hot(batch["second_label"], logits.shape[-1])
-    targets = optax.smooth_labels(targets, label_smoothing)
-    loss = optax.softmax_cross_entropy(logits, targets)
+        second = optax.softmax_cross_entropy_with_integer_labels(logits, batch["second_label"])
+        loss = batch["share"] * loss + (1 - batch["share"]) * second
+    if label_smoothing:
+        to_all_classes = -jnp.mean(jax.nn.log_softmax(logits), axis=-1)
+        loss = (1 - label_smoothing) * loss + label_smoothing * to_all_classes
+    return loss
+
+
+def sums_of(loss: Float[Array, " batch"], logits: Float[Array, "batch num_classes"], batch: Batch) -> Sums:
+    """Loss, hits and count over the examples of a batch that are no padding."""
+    real = batch["weight"] > 0
     hits = jnp.argmax(logits, axis=-1) == batch["label"]
-    mask = batch["mask"]
-    return Sums(loss=jnp.sum(loss * mask), correct=jnp.sum(hits * mask), examples=jnp.sum(mask))
+    return Sums(
+        loss=jnp.sum(loss, where=real),
+        correct=jnp.sum(hits & real, dtype=jnp.float32),
+        examples=jnp.sum(real, dtype=jnp.float32),
+    )
 
 
 def mix(batch: Batch, alpha: float, rng: jax.Array) -> Batch:
@@ -94,7 +107,7 @@ def mix(batch: Batch, alpha: float, rng: jax.Array) -> Batch:
     """
     drawn = jax.random.beta(rng, alpha, alpha)
     second = {key: jnp.roll(value, 1, axis=0) for key, value in batch.items()}
-    share = jnp.where(second["mask"] > 0, jnp.maximum(drawn, 1 - drawn), 1.0)
+    share = jnp.where(second["weight"] > 0, jnp.maximum(drawn, 1 - drawn), 1.0)
     by_image = share.reshape(-1, *[1] * (batch["image"].ndim - 1))
     image = by_image * batch["image"] + (1 - by_image) * second["image"]
     return batch | {"image": image, "second_label": second["label"], "share": share}
@@ -110,14 +123,13 @@ def make_train_step(
         if config.mixup:
             batch = mix(batch, config.mixup, jax.random.fold_in(rng, 1))
 
-        def total_loss(params: Any) -> tuple[Float[Array, ""], Sums]:
+        def mean_loss(params: Any) -> tuple[Float[Array, ""], Sums]:
             logits = state.apply_fn({"params": params}, batch["image"], train=True, rngs={"dropout": rng})
-            sums = sums_of(logits, batch, config.label_smoothing)
-            return sums.loss, sums
+            loss = cross_entropy(logits, batch, config.label_smoothing)
+            # By weights that come with the batch: a count would have every device wait in mid-step for the others'.
+            return jnp.sum(loss * batch["weight"]), sums_of(loss, logits, batch)
 
-        # Divided only now: in the loss, every device would wait in mid-step for the number of examples of the others.
-        grads, sums = jax.grad(total_loss, has_aux=True)(state.params)
-        grads = jax.tree.map(lambda grad: grad / sums.examples, grads)
+        grads, sums = jax.grad(mean_loss, has_aux=True)(state.params)
         epoch_sums = state.epoch_sums + sums
         return state.apply_gradients(grads=grads, epoch_sums=epoch_sums), epoch_sums
 
@@ -127,4 +139,4 @@ def make_train_step(
 def eval_step(state: TrainState, batch: Batch, sums: Sums) -> Sums:
     """`sums` and those over a batch, without dropout and label smoothing."""
     logits = state.apply_fn({"params": state.params}, batch["image"], train=False)
-    return sums + sums_of(logits, batch)
+    return sums + sums_of(cross_entropy(logits, batch), logits, batch)

@@ -300,7 +300,7 @@ def compile_steps(
     batch = {
         "image": jax.ShapeDtypeStruct((config.batch_size, *image_shape), "float32", sharding=split),
         "label": jax.ShapeDtypeStruct((config.batch_size,), "int32", sharding=split),
-        "mask": jax.ShapeDtypeStruct((config.batch_size,), "float32", sharding=split),
+        "weight": jax.ShapeDtypeStruct((config.batch_size,), "float32", sharding=split),
     }
     train_step = jax.jit(make_train_step(config), donate_argnums=0, out_shardings=whole)
     with jax.set_mesh(mesh):  # for the operations that divide themselves among its devices

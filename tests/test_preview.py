@@ -21,8 +21,8 @@ def test_the_images_are_those_of_training(tiny):
         numbered, identity, batch_size=16, seed=0, start_step=0, end_step=2 * steps, augmentation=tiny.augment
     )
     for step, batch in enumerate(batches):
-        for image, label, mask in zip(batch["image"], batch["label"], batch["mask"], strict=True):
-            if mask and label < EXAMPLES:
+        for image, label, weight in zip(batch["image"], batch["label"], batch["weight"], strict=True):
+            if weight and label < EXAMPLES:
                 np.testing.assert_allclose(images[label, 1 + step // steps], image, atol=0.51)
 
 

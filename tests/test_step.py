@@ -10,7 +10,7 @@ import scipy.stats
 
 from jaxconv.config import default_config
 from jaxconv.models import ConvNet
-from jaxconv.step import Sums, create_state, eval_step, make_train_step, mix, sums_of
+from jaxconv.step import Sums, create_state, cross_entropy, eval_step, make_train_step, mix, sums_of
 
 
 def random_batch(size, classes=5, seed=0, shape=(6, 6, 2)):
@@ -18,7 +18,7 @@ def random_batch(size, classes=5, seed=0, shape=(6, 6, 2)):
     return {
         "image": rng.normal(size=(size, *shape)).astype(np.float32),
         "label": rng.integers(0, classes, size).astype(np.int32),
-        "mask": np.ones(size, np.float32),
+        "weight": np.full(size, 1 / size, np.float32),
     }
 
 
@@ -26,7 +26,7 @@ def random_batch(size, classes=5, seed=0, shape=(6, 6, 2)):
 def test_the_loss_equals_keras(label_smoothing):
     batch = random_batch(9)
     logits = np.random.default_rng(1).normal(size=(9, 5)).astype(np.float32)
-    sums = sums_of(jnp.asarray(logits), batch, label_smoothing)
+    sums = sums_of(cross_entropy(jnp.asarray(logits), batch, label_smoothing), jnp.asarray(logits), batch)
     peer = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=label_smoothing, reduction="sum")
     np.testing.assert_allclose(sums.loss, peer(np.eye(5)[batch["label"]], logits), rtol=1e-5)
     assert float(sums.correct) == np.sum(logits.argmax(1) == batch["label"])
@@ -34,9 +34,9 @@ def test_the_loss_equals_keras(label_smoothing):
 
 
 def padded(batch, by):
-    """The batch with other examples behind it, masked."""
+    """The batch with other examples behind it, of no weight."""
     junk = random_batch(by, seed=9)
-    return {key: np.concatenate([batch[key], junk[key] * (key != "mask")]) for key in batch}
+    return {key: np.concatenate([batch[key], junk[key] * (key != "weight")]) for key in batch}
 
 
 def test_padding_changes_nothing():
@@ -107,16 +107,16 @@ def test_mixed_images_and_their_loss_are_of_both_in_their_shares():
     )
     logits = jnp.asarray(np.random.default_rng(1).normal(size=(8, 5)), jnp.float32)
     first_loss, second_loss = (
-        sums_of(logits, batch | {"label": label}).loss for label in (batch["label"], second["label"])
+        cross_entropy(logits, batch | {"label": label}) for label in (batch["label"], second["label"])
     )
-    sums = sums_of(logits, mixed)
-    np.testing.assert_allclose(sums.loss, share * first_loss + (1 - share) * second_loss, rtol=1e-5)
-    assert float(sums.correct) == float(sums_of(logits, batch).correct)
+    loss = cross_entropy(logits, mixed)
+    np.testing.assert_allclose(loss, share * first_loss + (1 - share) * second_loss, rtol=1e-5)
+    assert float(sums_of(loss, logits, mixed).correct) == np.sum(logits.argmax(1) == batch["label"])
 
 
 def test_nothing_is_mixed_with_padding():
     batch = random_batch(6)
-    batch["mask"][4:] = 0
+    batch["weight"][4:] = 0
     mixed = mix(batch, 0.7, jax.random.key(3))
     np.testing.assert_array_equal(mixed["share"][0], 1)  # the last example of the batch comes before the first
     np.testing.assert_array_equal(mixed["image"][0], batch["image"][0])

@@ -68,8 +68,8 @@ def train_batches(
         augmentation: config.augment; None for the images as they are.
 
     Returns:
-        dicts of image, float32 (batch_size, *spatial, channels); label, int32 (batch_size,); and mask, float32
-        (batch_size,), which is 0 for the padding of an epoch's last batch.
+        dicts of image, float32 (batch_size, *spatial, channels); label, int32 (batch_size,); and weight, float32
+        (batch_size,), 1 / the number of examples in the batch, and 0 for the padding of an epoch's last batch.
     """
     tf = import_tensorflow()
     n = len(examples.labels)
@@ -116,6 +116,7 @@ def _gather(
 
     def batch(index: Any, draws: Any = None) -> dict[str, Any]:
         real = index != PADDING
+        weight = tf.cast(real, tf.float32)
         index = tf.where(real, index, 0)
         image = tf.cast(tf.gather(images, index), tf.float32)
         if augmentation is not None:
@@ -123,7 +124,7 @@ def _gather(
         return {
             "image": tf.reshape((tf.reshape(image, [-1, mean.size]) - mean) / std, image.shape),
             "label": tf.gather(labels, index),
-            "mask": tf.cast(real, tf.float32),
+            "weight": weight / tf.reduce_sum(weight),
         }
 
     dataset = batches.map(batch, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)

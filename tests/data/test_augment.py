@@ -176,8 +176,8 @@ def images_of(n, batch_size, seed=0, start_step=0, epochs=2, **fields):
     )
     result = {}
     for step, batch in enumerate(batches, start=start_step):
-        for image, label, mask in zip(batch["image"], batch["label"], batch["mask"], strict=True):
-            if mask:
+        for image, label, weight in zip(batch["image"], batch["label"], batch["weight"], strict=True):
+            if weight:
                 result[step // steps, int(label)] = image
     return result
 
