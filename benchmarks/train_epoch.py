@@ -1,11 +1,13 @@
 """A whole epoch as a user lives it, input pipeline and metrics included: ours is launch.py itself.
 
-python -m benchmarks.train_epoch [--net=cifar_deep] [--peers=keras-tensorflow,torch] [--examples=8000] [--rounds=3]
+python -m benchmarks.train_epoch [--net=cifar_deep] [--peers=keras-tensorflow,torch] [--examples=8064] [--rounds=3]
     [--json=FILE]
 
 Each round runs every contestant's whole command once, in turn, and takes the fastest of its last two epochs. Beside
 images per second: seconds from the command to the end of the first step, and the peak of resident memory. The first
-start of this project is also measured cold, with nothing in its cache. Peers: pip install -e ".[benchmarks]".
+start of this project is also measured cold, with nothing in its cache. "step alone" is our step from a batch in memory
+(benchmarks.train_step), "augmented" launch.py with the transformations of configs/cifar_deep_augment.py. Peers: pip
+install -e ".[benchmarks]".
 """
 
 import json
@@ -21,16 +23,17 @@ from typing import Any
 from absl import app, flags
 from rich.console import Console
 
-from benchmarks import interleave
+from benchmarks import contestants, interleave
 from benchmarks.contestants import NETS
 from benchmarks.epochs import PEERS
 from benchmarks.train_step import PACKAGES
+from jaxconv import config as configs
 
 EPOCHS = 3
 
 _NET = flags.DEFINE_enum("net", "cifar_deep", list(NETS), "The net.")
 _PEERS = flags.DEFINE_list("peers", list(PEERS), f"Any of {', '.join(PEERS)}.")
-_EXAMPLES = flags.DEFINE_integer("examples", 8000, "Examples in an epoch.", lower_bound=128)
+_EXAMPLES = flags.DEFINE_integer("examples", 8064, "Examples in an epoch.", lower_bound=128)
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 128, "Examples in a step.", lower_bound=1)
 _ROUNDS = flags.DEFINE_integer("rounds", 3, "Runs of each contestant.", lower_bound=1)
 _JSON = flags.DEFINE_string("json", None, "File for the result.")
@@ -63,7 +66,16 @@ def run(command: list[str], env: dict[str, str]) -> dict[str, Any] | None:
     return {"images_per_s": images_per_s, "seconds_to_first_step": first_step, "peak_bytes": peak}
 
 
-def run_ours(net: str, examples: int, batch_size: int, env: dict[str, str]) -> dict[str, Any]:
+def run_step(net: str, batch_size: int, env: dict[str, str]) -> dict[str, Any]:
+    """Our step alone: the first figure is taken like those of an epoch that compiles, and not used."""
+    command = [sys.executable, "-m", "benchmarks.contestants", "jaxconv", net, str(batch_size)]
+    environment = os.environ | env | contestants.environment("jaxconv")
+    process = subprocess.run(command, input="\n" * EPOCHS, capture_output=True, text=True, env=environment, check=True)
+    _, *figures = process.stdout.split()
+    return {"images_per_s": [float(figure) for figure in figures]}
+
+
+def run_ours(net: str, examples: int, batch_size: int, env: dict[str, str], augmented: bool = False) -> dict[str, Any]:
     """The same of launch.py, in a workdir of its own."""
     with tempfile.TemporaryDirectory() as workdir:
         overrides = {
@@ -73,6 +85,9 @@ def run_ours(net: str, examples: int, batch_size: int, env: dict[str, str]) -> d
             "num_epochs": EPOCHS,
             "batch_size": batch_size,
         }
+        if augmented:
+            augment = configs.load("configs/cifar_deep_augment.py").augment
+            overrides |= {f"augment.{field}": value for field, value in augment.items()}
         flags = [f"--config.{key}={value}" for key, value in overrides.items()]
         result = run(["launch.py", f"--config=configs/{net}.py", f"--workdir={workdir}", *flags], env)
         assert result is not None
@@ -85,15 +100,17 @@ def main(argv: list[str]) -> None:
     """Measure, print and write."""
     net, examples, batch_size = _NET.value, _EXAMPLES.value, _BATCH_SIZE.value
     console = Console(stderr=True, highlight=False)
-    runs: dict[str, list[Any]] = {name: [] for name in ("jaxconv", *_PEERS.value)}
+    runs: dict[str, list[Any]] = {name: [] for name in ("jaxconv", "augmented", "step alone", *_PEERS.value)}
     with tempfile.TemporaryDirectory() as cache, console.status("jaxconv: a cold start") as status:
         env = {"XDG_CACHE_HOME": cache}
         cold = run_ours(net, examples, batch_size, env)["seconds_to_first_step"]
         for number in range(_ROUNDS.value):
             for name in runs:
                 status.update(f"round {number + 1}: {name}")
-                if name == "jaxconv":
-                    runs[name].append(run_ours(net, examples, batch_size, env))
+                if name in ("jaxconv", "augmented"):
+                    runs[name].append(run_ours(net, examples, batch_size, env, name == "augmented"))
+                elif name == "step alone":
+                    runs[name].append(run_step(net, batch_size, env))
                 else:
                     command = ["-m", "benchmarks.epochs", name, net, str(examples), str(EPOCHS), str(batch_size)]
                     runs[name].append(run(command, env))
@@ -108,15 +125,17 @@ def main(argv: list[str]) -> None:
         speeds = [max(outcome["images_per_s"][1:]) for outcome in outcomes]
         ours = [max(outcome["images_per_s"][1:]) for outcome in runs["jaxconv"]]
         middle, lowest, highest = interleave.ratio(ours, speeds)
-        first = statistics.median(outcome["seconds_to_first_step"] for outcome in outcomes)
-        peak = max(outcome["peak_bytes"] for outcome in outcomes)
+        first = peak = ""
+        if name != "step alone":
+            first = f"{statistics.median(outcome['seconds_to_first_step'] for outcome in outcomes):.1f} s"
+            peak = f"{max(outcome['peak_bytes'] for outcome in outcomes) / 2**30:.2f} GiB"
         rows.append(
             {
                 "": name,
                 "images/s": f"{statistics.median(speeds):,.0f}",
                 "ratio": "" if name == "jaxconv" else f"{middle:.2f} ({lowest:.2f} to {highest:.2f})",
-                "first step": f"{first:.1f} s" + (f" ({cold:.1f} cold)" if name == "jaxconv" else ""),
-                "peak memory": f"{peak / 2**30:.2f} GiB",
+                "first step": first + (f" ({cold:.1f} cold)" if name == "jaxconv" else ""),
+                "peak memory": peak,
             }
         )
         result[name] = {"runs": outcomes, "ratio": {"median": middle, "lowest": lowest, "highest": highest}}
