@@ -45,7 +45,8 @@ def rows(train: sources.Examples, config: Config) -> UInt8[np.ndarray, "examples
     columns = [originals]
     for epoch in range(EPOCHS):
         draws = augment.draw(len(train.labels), config.seed, epoch)[: len(originals)]
-        images = augment.augment(tf.cast(originals, tf.float32), draws, config.augment, mean).numpy()
+        params = augment.parameters(draws, config.augment, *originals.shape[1:3])
+        images = augment.apply(tf.cast(originals, tf.float32), params, config.augment, mean).numpy()
         columns.append(np.clip(np.round(images), 0, 255).astype(np.uint8))
     return np.stack(columns, axis=1)
 

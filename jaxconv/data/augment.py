@@ -68,12 +68,6 @@ def draw(n: int, seed: Any, epoch: Any) -> Any:
     return tf.random.stateless_uniform([n, len(_DRAWS)], seed, alg="philox")
 
 
-def augment(images: Any, draws: Any, config: Config, mean: Any) -> Any:
-    """The images, float32 (batch, height, width, channels), as config.augment and their random numbers have them."""
-    params = parameters(draws, config, *images.shape[1:3])
-    return apply(images, params, fill=config.fill, cutout=config.cutout, mean=mean)
-
-
 def parameters(draws: Any, config: Config, height: int, width: int) -> dict[str, Any]:
     """What config.augment makes of the random numbers (batch, draws): tensors (batch,) of those that are on.
 
@@ -131,15 +125,14 @@ _GEOMETRIC = (
 )
 
 
-def apply(images: Any, params: dict[str, Any], *, fill: str = "nearest", cutout: int = 0, mean: Any = 0.0) -> Any:
-    """The images, float32 (batch, height, width, channels) with values of 0 to 255, transformed by `parameters`.
+def apply(images: Any, params: dict[str, Any], config: Config, mean: Any) -> Any:
+    """The images, float32 (batch, height, width, channels) with values of 0 to 255, transformed.
 
     Args:
         images: the images.
         params: some of what `parameters` makes; what is not there is left as it is.
-        fill: what is beyond the edges: "nearest" pixel, the image "reflect"ed with its edge repeated, or "constant" 0.
-        cutout: side of the square that is cut out (arXiv:1708.04552), in pixels.
-        mean: what a cut leaves, of each channel.
+        config: config.augment, of which fill and cutout say how.
+        mean: of each channel, which is what a cut leaves (arXiv:1708.04552).
     """
     tf = import_tensorflow()
     _, height, width, _ = images.shape
@@ -150,7 +143,7 @@ def apply(images: Any, params: dict[str, Any], *, fill: str = "nearest", cutout:
             output_shape=[height, width],
             fill_value=0.0,
             interpolation="BILINEAR",
-            fill_mode=FILLS[fill],
+            fill_mode=FILLS[config.fill],
         )
 
     def each(name: str) -> Any:
@@ -167,10 +160,10 @@ def apply(images: Any, params: dict[str, Any], *, fill: str = "nearest", cutout:
         images = tf.clip_by_value((images - middle) * each("contrast") + middle, 0.0, 255.0)
     if "cutout_x" in params:
         # An even side has no pixel in its middle: it then reaches one further up and left.
-        first_x, first_y = (each(name) - cutout // 2 for name in ("cutout_x", "cutout_y"))
+        first_x, first_y = (each(name) - config.cutout // 2 for name in ("cutout_x", "cutout_y"))
         x, y = (tf.range(size, dtype=tf.float32) for size in (width, height))
-        in_x = (x[None, None, :, None] >= first_x) & (x[None, None, :, None] < first_x + cutout)
-        in_y = (y[None, :, None, None] >= first_y) & (y[None, :, None, None] < first_y + cutout)
+        in_x = (x[None, None, :, None] >= first_x) & (x[None, None, :, None] < first_x + config.cutout)
+        in_y = (y[None, :, None, None] >= first_y) & (y[None, :, None, None] < first_y + config.cutout)
         images = tf.where(in_x & in_y, tf.constant(mean, tf.float32), images)
     return images
 

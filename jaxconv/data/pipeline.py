@@ -81,13 +81,13 @@ def train_batches(
             tf.range(n), seed=tf.stack([tf.cast(seed, tf.int64), epoch]), alg="philox"
         )
         order = tf.pad(order, padding, constant_values=PADDING)
-        parts = [order]
+        params = {}
         if augmentation is not None:
             # Drawn for all examples in their own order, so that an image does not depend on where the epoch has it.
-            parts.append(tf.gather(augment.draw(n, seed, epoch), tf.maximum(order, 0)))
-        return tf.data.Dataset.from_tensor_slices(
-            tuple(tf.reshape(part, [steps, batch_size, *part.shape[1:]]) for part in parts)
-        )
+            draws = augment.draw(n, seed, epoch)
+            params = augment.parameters(draws, augmentation, *examples.images.shape[1:3])
+        params = {name: tf.reshape(tf.gather(of, tf.maximum(order, 0)), [steps, -1]) for name, of in params.items()}
+        return tf.data.Dataset.from_tensor_slices((tf.reshape(order, [steps, batch_size]), params))
 
     epochs = tf.data.Dataset.range(start_step // steps, -(-end_step // steps))
     batches = epochs.flat_map(batches_of_epoch).skip(start_step % steps).take(end_step - start_step)
@@ -100,27 +100,27 @@ def eval_batches(examples: Examples, normalizer: Normalizer, *, batch_size: int)
     steps = steps_per_epoch(examples, batch_size)
     indices = np.full(steps * batch_size, PADDING, np.int32)
     indices[: len(examples.labels)] = np.arange(len(examples.labels))
-    batches = tf.data.Dataset.from_tensor_slices((indices.reshape(steps, batch_size),))
+    batches = tf.data.Dataset.from_tensor_slices((indices.reshape(steps, batch_size), {}))
     return _gather(examples, normalizer, batches)
 
 
 def _gather(
     examples: Examples, normalizer: Normalizer, batches: Any, augmentation: Config | None = None
 ) -> Iterable[dict[str, np.ndarray]]:
-    """A tf.data set of vectors of indices, and of draws to augment by, as batches of their examples, normalised."""
+    """A tf.data set of vectors of indices, and of parameters to augment by, as batches of examples, normalised."""
     tf = import_tensorflow()
     images, labels = tf.constant(examples.images), tf.constant(examples.labels)
     # Whole images long, for TensorFlow is slow at an operation with the short last axis of channels.
     pixels = np.prod(examples.images.shape[1:-1])
     mean, std = np.tile(normalizer.mean, pixels), np.tile(normalizer.std, pixels)
 
-    def batch(index: Any, draws: Any = None) -> dict[str, Any]:
+    def batch(index: Any, params: dict[str, Any]) -> dict[str, Any]:
         real = index != PADDING
         weight = tf.cast(real, tf.float32)
         index = tf.where(real, index, 0)
         image = tf.cast(tf.gather(images, index), tf.float32)
         if augmentation is not None:
-            image = augment.augment(image, draws, augmentation, normalizer.mean)
+            image = augment.apply(image, params, augmentation, normalizer.mean)
         return {
             "image": tf.reshape((tf.reshape(image, [-1, mean.size]) - mean) / std, image.shape),
             "label": tf.gather(labels, index),

@@ -27,6 +27,12 @@ IDENTITY = {
 SCIPY_MODES = {"nearest": "nearest", "reflect": "reflect", "constant": "grid-constant"}
 
 
+def config_of(**fields):
+    config = default_config().augment
+    config.update(fields)
+    return config
+
+
 def photo(n=2, shape=(12, 12, 3), seed=0):
     """Images of smooth noise, float32, of 0 to 255."""
     noise = np.random.default_rng(seed).uniform(0, 255, (n, *shape))
@@ -35,7 +41,7 @@ def photo(n=2, shape=(12, 12, 3), seed=0):
 
 def transform(images, fill="nearest", **params):
     params = {key: tf.constant([value] * len(images), tf.float32) for key, value in params.items()}
-    return augment.apply(tf.constant(images), params, fill=fill).numpy()
+    return augment.apply(tf.constant(images), params, config_of(fill=fill), 0.0).numpy()
 
 
 @pytest.mark.filterwarnings("ignore:Please import `affine_transform`:DeprecationWarning")  # of Keras' own import
@@ -129,7 +135,7 @@ def test_contrast_equals_tensorflow(factor):
 def test_cutout_leaves_the_mean_in_a_square(x, y, side):
     images = photo()
     params = {"cutout_x": tf.constant([x, x], tf.float32), "cutout_y": tf.constant([y, y], tf.float32)}
-    ours = augment.apply(tf.constant(images), params, cutout=side, mean=[1.0, 2.0, 3.0]).numpy()
+    ours = augment.apply(tf.constant(images), params, config_of(cutout=side), [1.0, 2.0, 3.0]).numpy()
     theirs = images.copy()
     top, left = y - side // 2, x - side // 2
     theirs[:, max(top, 0) : top + side, max(left, 0) : left + side] = [1, 2, 3]
@@ -153,12 +159,6 @@ ALL = {
     "contrast": 0.3,
     "cutout": 3,
 }
-
-
-def config_of(**fields):
-    config = default_config().augment
-    config.update(fields)
-    return config
 
 
 def images_of(n, batch_size, seed=0, start_step=0, epochs=2, **fields):
