@@ -41,12 +41,12 @@ def rows(train: sources.Examples, config: Config) -> UInt8[np.ndarray, "examples
     """Each of the first examples, and as each of the first epochs will show it."""
     tf = import_tensorflow()
     originals = train.images[:EXAMPLES]
-    mean = pipeline.fit_normalizer(train).mean
+    transform = augment.transformer(config.augment, pipeline.fit_normalizer(train).mean)
     columns = [originals]
     for epoch in range(EPOCHS):
         draws = augment.draw(len(train.labels), config.seed, epoch)[: len(originals)]
         params = augment.parameters(draws, config.augment, *originals.shape[1:3])
-        images = augment.apply(tf.cast(originals, tf.float32), params, config.augment, mean).numpy()
+        images = transform(tf.constant(originals), params).numpy()
         columns.append(np.clip(np.round(images), 0, 255).astype(np.uint8))
     return np.stack(columns, axis=1)
 

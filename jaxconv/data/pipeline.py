@@ -113,14 +113,14 @@ def _gather(
     # Whole images long, for TensorFlow is slow at an operation with the short last axis of channels.
     pixels = np.prod(examples.images.shape[1:-1])
     mean, std = np.tile(normalizer.mean, pixels), np.tile(normalizer.std, pixels)
+    transform = augment.transformer(augmentation, normalizer.mean) if augmentation is not None else None
 
     def batch(index: Any, params: dict[str, Any]) -> dict[str, Any]:
         real = index != PADDING
         weight = tf.cast(real, tf.float32)
         index = tf.where(real, index, 0)
-        image = tf.cast(tf.gather(images, index), tf.float32)
-        if augmentation is not None:
-            image = augment.apply(image, params, augmentation, normalizer.mean)
+        image = tf.gather(images, index)
+        image = transform(image, params) if transform else tf.cast(image, tf.float32)
         return {
             "image": tf.reshape((tf.reshape(image, [-1, mean.size]) - mean) / std, image.shape),
             "label": tf.gather(labels, index),

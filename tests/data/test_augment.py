@@ -1,5 +1,7 @@
 """Each transformation against Keras and SciPy, and augmented batches as a function of (seed, example, epoch)."""
 
+import functools
+
 import numpy as np
 import pytest
 import scipy.ndimage
@@ -33,6 +35,11 @@ def config_of(**fields):
     return config
 
 
+@functools.cache  # compiled once for all examples of a test
+def transformer(**fields):
+    return augment.transformer(config_of(**fields), mean=[1.0, 2.0, 3.0])
+
+
 def photo(n=2, shape=(12, 12, 3), seed=0):
     """Images of smooth noise, float32, of 0 to 255."""
     noise = np.random.default_rng(seed).uniform(0, 255, (n, *shape))
@@ -41,7 +48,7 @@ def photo(n=2, shape=(12, 12, 3), seed=0):
 
 def transform(images, fill="nearest", **params):
     params = {key: tf.constant([value] * len(images), tf.float32) for key, value in params.items()}
-    return augment.apply(tf.constant(images), params, config_of(fill=fill), 0.0).numpy()
+    return transformer(fill=fill)(tf.constant(images), params).numpy()
 
 
 @pytest.mark.filterwarnings("ignore:Please import `affine_transform`:DeprecationWarning")  # of Keras' own import
@@ -95,6 +102,23 @@ def test_geometry_equals_scipy_on_images_that_are_not_square(shape, fill):
 
 
 @pytest.mark.parametrize("fill", augment.FILLS)
+def test_geometry_equals_tensorflow(fill):
+    images = photo(1, (10, 13, 3))
+    ours = transform(images, fill, **IDENTITY | {"rotation": 90.0, "zoom_x": 0.7, "zoom_y": 1.3})
+    # By 90 degrees about (6, 4.5), after the zoom: x <- 6 - 1.3 (y - 4.5) and y <- 4.5 + 0.7 (x - 6).
+    matrix = [[0.0, -1.3, 6 + 1.3 * 4.5, 0.7, 0.0, 4.5 - 0.7 * 6, 0.0, 0.0]]
+    theirs = tf.raw_ops.ImageProjectiveTransformV3(
+        images=images,
+        transforms=matrix,
+        output_shape=[10, 13],
+        fill_value=0.0,
+        interpolation="BILINEAR",
+        fill_mode=fill.upper(),
+    )
+    np.testing.assert_allclose(ours, theirs, atol=0.01)
+
+
+@pytest.mark.parametrize("fill", augment.FILLS)
 @pytest.mark.parametrize(("x", "y"), [(0, 0), (3, 0), (0, -2), (-4, 5)])
 @pytest.mark.parametrize(("flip_x", "flip_y"), [(1, 1), (-1, 1), (1, -1), (-1, -1)])
 def test_flips_and_shifts_by_whole_pixels_are_exact(fill, x, y, flip_x, flip_y):
@@ -135,7 +159,7 @@ def test_contrast_equals_tensorflow(factor):
 def test_cutout_leaves_the_mean_in_a_square(x, y, side):
     images = photo()
     params = {"cutout_x": tf.constant([x, x], tf.float32), "cutout_y": tf.constant([y, y], tf.float32)}
-    ours = augment.apply(tf.constant(images), params, config_of(cutout=side), [1.0, 2.0, 3.0]).numpy()
+    ours = transformer(cutout=side)(tf.constant(images), params).numpy()
     theirs = images.copy()
     top, left = y - side // 2, x - side // 2
     theirs[:, max(top, 0) : top + side, max(left, 0) : left + side] = [1, 2, 3]
