@@ -183,7 +183,7 @@ def main(argv: list[str]) -> None:
         "missing": missing,
         "ratios": ratios,
         "machine": interleave.machine(),
-        "versions": interleave.versions(["keras", "tensorflow", "tensorflow-cpu", "torch"]),
+        "versions": interleave.versions(),
     }
     interleave.report("Augmented images", rows, result, _JSON.value)
 

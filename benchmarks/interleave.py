@@ -21,6 +21,7 @@ from rich.table import Table
 
 READY, MISSING = "ready", "missing"
 _ROUND_SECONDS = 2.0
+_PACKAGES = ["jax", "flax", "optax", "keras", "tensorflow", "tensorflow-cpu", "torch"]
 
 
 def answer(run: Callable[[int], object], images_per_step: int) -> None:
@@ -105,12 +106,12 @@ def machine() -> dict[str, Any]:
     return {"cpu": model, "cores": cores, "system": platform.platform(), "python": platform.python_version()}
 
 
-def versions(packages: list[str]) -> dict[str, str]:
-    """Versions of the packages that are installed."""
+def versions() -> dict[str, str]:
+    """Versions of ours and the peers' packages, of those that are installed."""
     import importlib.metadata
 
     found = {}
-    for package in packages:
+    for package in _PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[package] = importlib.metadata.version(package)
     return found

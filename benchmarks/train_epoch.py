@@ -1,6 +1,6 @@
 """A whole epoch as a user lives it, input pipeline and metrics included: ours is launch.py itself.
 
-python -m benchmarks.train_epoch [--net=cifar_deep] [--peers=keras-tensorflow,torch] [--examples=8064] [--rounds=3]
+python -m benchmarks.train_epoch [--net=cifar_deep] [--peers=keras-tensorflow,torch] [--examples=16128] [--rounds=3]
     [--json=FILE]
 
 Each round runs every contestant's whole command once, in turn, and takes the fastest of its last two epochs. Beside
@@ -26,14 +26,13 @@ from rich.console import Console
 from benchmarks import contestants, interleave
 from benchmarks.contestants import NETS
 from benchmarks.epochs import PEERS
-from benchmarks.train_step import PACKAGES
 from jaxconv import config as configs
 
 EPOCHS = 3
 
 _NET = flags.DEFINE_enum("net", "cifar_deep", list(NETS), "The net.")
 _PEERS = flags.DEFINE_list("peers", list(PEERS), f"Any of {', '.join(PEERS)}.")
-_EXAMPLES = flags.DEFINE_integer("examples", 8064, "Examples in an epoch.", lower_bound=128)
+_EXAMPLES = flags.DEFINE_integer("examples", 16128, "Examples in an epoch.", lower_bound=128)
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 128, "Examples in a step.", lower_bound=1)
 _ROUNDS = flags.DEFINE_integer("rounds", 3, "Runs of each contestant.", lower_bound=1)
 _JSON = flags.DEFINE_string("json", None, "File for the result.")
@@ -148,7 +147,7 @@ def main(argv: list[str]) -> None:
         "seconds_to_first_step_cold": cold,
         "contestants": result,
         "machine": interleave.machine(),
-        "versions": interleave.versions(PACKAGES),
+        "versions": interleave.versions(),
     }
     interleave.report(f"{net}: epochs of {examples:,} examples, batch {batch_size}", rows, result, _JSON.value)
 

@@ -17,7 +17,6 @@ from benchmarks import interleave
 from benchmarks.contestants import ALLOCATOR, CONTESTANTS, NETS, environment
 
 PEERS = [name for name in CONTESTANTS if name != "jaxconv"]
-PACKAGES = ["jax", "flax", "optax", "keras", "tensorflow", "tensorflow-cpu", "torch"]
 
 _NETS = flags.DEFINE_list("nets", list(NETS), f"Any of {', '.join(NETS)}.")
 _PEERS = flags.DEFINE_list("peers", PEERS, f"Any of {', '.join(PEERS)}.")
@@ -77,7 +76,7 @@ def main(argv: list[str]) -> None:
         "rounds": _ROUNDS.value,
         "nets": nets,
         "machine": interleave.machine(),
-        "versions": interleave.versions(PACKAGES),
+        "versions": interleave.versions(),
     }
     interleave.report(f"Images per second, batch {_BATCH_SIZE.value}", turned, result, _JSON.value)
 
