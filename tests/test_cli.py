@@ -57,7 +57,7 @@ def test_wrong_command_lines(arguments, parts):
         ),
         (
             "from ml_collections import ConfigDict\ndef get_config():\n    return ConfigDict({'seed': 0})\n",
-            ["lacks batch_size", "default_config()"],
+            ["lacks augment.brightness", ", batch_size,", "default_config()"],
         ),
     ],
 )
