@@ -35,12 +35,14 @@ def run(mode: str, config: Config, workdir: str) -> None:
     try:
         interrupt.install()
         validate(config)
-        # JAX and its companions only now: --help and a wrong command line need not wait for them.
-        from jaxconv import preview, runtime, train
-
+        # JAX and its companions only now: --help, a wrong command line and a preview need not wait for them.
         if mode == "preview":
+            from jaxconv import preview
+
             print(preview.preview(config, pathlib.Path(workdir)))
             return
+        from jaxconv import runtime, train
+
         runtime.prepare(config)
         results = {"train": train.train, "evaluate": train.evaluate}[mode](config, pathlib.Path(workdir))
     except UserError as error:

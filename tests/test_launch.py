@@ -109,7 +109,8 @@ def test_killed_in_mid_epoch_and_resumed_equals_uninterrupted(finished, tiny_con
 def test_one_and_four_devices_agree(tiny_config, tmp_path):
     runs = {}
     for devices in (1, 4):
-        launch(f"--config={tiny_config}", f"--workdir={tmp_path}/{devices}", f"--config.num_devices={devices}")
+        flags = [f"--config.num_devices={devices}", "--config.num_epochs=2"]
+        launch(f"--config={tiny_config}", f"--workdir={tmp_path}/{devices}", *flags)
         runs[devices] = read(tmp_path / str(devices))
         assert runs[devices][1]["devices"] == devices
     for one, four in zip(runs[1][0], runs[4][0], strict=True):

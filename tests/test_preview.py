@@ -1,10 +1,12 @@
 """The picture that --mode=preview draws: what the epochs of a run will show."""
 
 import numpy as np
+import pytest
 from matplotlib.image import imread
 
 from jaxconv.data import augment, pipeline, sources
-from jaxconv.preview import EPOCHS, EXAMPLES, rows
+from jaxconv.errors import ConfigError, UserError
+from jaxconv.preview import EPOCHS, EXAMPLES, preview, rows
 from tests.conftest import launch
 
 
@@ -40,8 +42,15 @@ def test_a_picture_in_the_workdir(tiny_config, tmp_path):
     assert [p.name for p in (tmp_path / "run").iterdir()] == ["figures"]  # training may still begin there
 
 
-def test_a_workdir_that_cannot_be_written(tiny_config, tmp_path):
+def test_a_workdir_that_cannot_be_written(tiny, tmp_path):
     (tmp_path / "file").write_text("mine")
-    process = launch(f"--config={tiny_config}", f"--workdir={tmp_path}/file", "--mode=preview", status=1)
-    assert "cannot be written" in process.stderr
-    assert "Traceback" not in process.stderr
+    with pytest.raises(UserError, match="cannot be written"):
+        preview(tiny, tmp_path / "file")
+
+
+def test_images_that_cannot_be_drawn(tiny, tmp_path, monkeypatch):
+    train = sources.Examples(np.zeros((3, 8, 1), np.uint8), np.zeros(3, np.int32))
+    monkeypatch.setattr(sources, "open_source", lambda data: sources.Source(2, lambda split: train, lambda split: None))
+    with pytest.raises(ConfigError, match=r"two dimensions with 1 or 3 channels.*\(8, 1\)"):
+        preview(tiny, tmp_path / "run")
+    assert not (tmp_path / "run").exists()

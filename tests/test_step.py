@@ -137,6 +137,6 @@ def test_a_step_with_mixup_is_that_of_the_mixed_batch():
     state = create_state(model, optax.sgd(0.1), (6, 6, 2), seed=0)
     rng = jax.random.fold_in(jax.random.wrap_key_data(state.dropout_rng), state.step)
     mixed = mix(batch, 1.0, jax.random.fold_in(rng, 1))
-    ours, _ = make_train_step(config)(state, batch)
-    theirs, _ = make_train_step(default_config())(state, mixed)
+    ours, _ = jax.jit(make_train_step(config))(state, batch)
+    theirs, _ = jax.jit(make_train_step(default_config()))(state, mixed)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), ours.params, theirs.params)

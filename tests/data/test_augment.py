@@ -52,7 +52,7 @@ def transform(images, fill="nearest", **params):
 
 
 @pytest.mark.filterwarnings("ignore:Please import `affine_transform`:DeprecationWarning")  # of Keras' own import
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     rotation=st.floats(-180, 180),
     shear=st.floats(-45, 45),
@@ -206,7 +206,7 @@ def images_of(n, batch_size, seed=0, start_step=0, epochs=2, **fields):
     return result
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(data=st.data(), n=st.integers(1, 40), seed=st.integers(0, 2**31 - 1))
 def test_an_image_is_a_function_of_seed_example_and_epoch(data, n, seed):
     first = images_of(n, data.draw(st.integers(1, 50)), seed, **ALL)

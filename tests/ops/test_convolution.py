@@ -29,7 +29,7 @@ def assert_equals_stock(x_shape, kernel_shape, strides, padding, **keywords):
         np.testing.assert_allclose(fast, stock, rtol=1e-4, atol=1e-4 * max(1, float(jnp.abs(stock).max(initial=0))))
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(
     batch=st.integers(1, 9),
     size=st.tuples(st.integers(5, 12), st.integers(5, 12)),

@@ -21,7 +21,7 @@ def assert_equals_stock(x, window):
         np.testing.assert_array_equal(fast, expected)
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(
     size=st.lists(st.integers(3, 9), min_size=1, max_size=3),
     window=st.lists(st.integers(1, 3), min_size=3, max_size=3),
