@@ -1,11 +1,17 @@
-"""Memory in huge pages: XLA:CPU allocates its temporaries anew at every step, and each small page would fault in."""
+"""Memory in huge pages that is kept: XLA:CPU allocates its temporaries anew at every step, and each page would fault in."""
 
 import contextlib
 import os
 import platform
 import sys
 
-ENVIRONMENT = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+_TUNABLES = {
+    "hugetlb": 1,  # by madvise
+    "arena_max": 1,  # else each thread keeps its own
+    "mmap_threshold": 1 << 32,  # bytes up to which memory is not mapped and unmapped each time
+    "trim_threshold": 1 << 33,  # bytes that stay with the process though free
+}
+ENVIRONMENT = {"GLIBC_TUNABLES": ":".join(f"glibc.malloc.{name}={value}" for name, value in _TUNABLES.items())}
 """What glibc reads as a process starts; other C libraries, and glibc before 2.35, take no notice."""
 
 

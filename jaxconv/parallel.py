@@ -1,7 +1,7 @@
 """Devices: one mesh with axis "data"; parameters on every device, batches split among them."""
 
 import collections
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
@@ -32,14 +32,33 @@ def make_mesh(config: Config) -> Mesh:
     return jax.make_mesh((count,), ("data",), axis_types=(AxisType.Auto,), devices=devices[:count])
 
 
+SPLIT, WHOLE = PartitionSpec("data"), PartitionSpec()
+"""Arrays of which each device has its share of the first axis, and those of which it has all."""
+
+
+def on_each_device(function: Callable[..., Any], arguments: tuple[Any, ...], result: PartitionSpec) -> Callable[..., Any]:
+    """`function` of each device's own shares of the arguments; a result that is `WHOLE` is the sum over devices.
+
+    For what XLA cannot divide by itself, within a program for a mesh (jax.set_mesh); elsewhere, `function` as it is.
+    """
+    if "data" not in jax.sharding.get_abstract_mesh().axis_names:
+        return function
+
+    def local(*shares: Any) -> Any:
+        results = function(*shares)
+        return jax.lax.psum(results, "data") if result == WHOLE else results
+
+    return jax.shard_map(local, in_specs=arguments, out_specs=result, check_vma=False)
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
     """The sharding of what every device holds whole."""
-    return NamedSharding(mesh, PartitionSpec())
+    return NamedSharding(mesh, WHOLE)
 
 
 def split_by_example(mesh: Mesh) -> NamedSharding:
     """The sharding of batches: each device holds its share of the first axis."""
-    return NamedSharding(mesh, PartitionSpec("data"))
+    return NamedSharding(mesh, SPLIT)
 
 
 def prefetch_to_devices(

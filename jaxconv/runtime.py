@@ -10,6 +10,7 @@ import jax
 
 from jaxconv import cache, models
 from jaxconv.config import Config
+from jaxconv.ops import onednn
 
 
 def prepare(config: Config) -> None:
@@ -19,15 +20,14 @@ def prepare(config: Config) -> None:
 
 
 def _set_host_devices(config: Config) -> None:
-    """Split the CPU into devices, for XLA runs a convolution on one thread of one device.
+    """Split the CPU into devices where XLA would leave cores idle, for it runs a convolution on one thread of one device.
 
-    As many as config.num_devices, or the largest number of cores that divides the batch; one for a net without
-    convolutions, since products use all cores by themselves.
+    As many as config.num_devices, or the largest number of cores that divides the batch; one where oneDNN is there or
+    the net has no convolutions, since its kernels and products use all cores by themselves.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if not models.resolve(config.model).filters:
-        cores = 1
-    devices = config.num_devices or max(n for n in range(1, cores + 1) if config.batch_size % n == 0)
+    one_is_enough = onednn.is_available() or not models.resolve(config.model).filters
+    most = 1 if one_is_enough else onednn.cores()
+    devices = config.num_devices or max(n for n in range(1, most + 1) if config.batch_size % n == 0)
     jax.config.update("jax_num_cpu_devices", devices)
 
 

@@ -1,4 +1,4 @@
-"""Convolution with a weight gradient that is fast on a CPU.
+"""Convolution that is fast on a CPU: by oneDNN where it is there, else by XLA with a weight gradient of our own.
 
 XLA:CPU runs a convolution and the gradient by its input near the peak of a core, but the gradient by its kernel at
 a quarter of that. As a product of the output's gradient with patches of the input it is about twice as fast, so long
@@ -7,13 +7,16 @@ as the patches stay in the cache: a loop makes and uses them, one or a few image
 
 import functools
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
+
+from jaxconv.ops import onednn
+from jaxconv.parallel import SPLIT, WHOLE, on_each_device
 
 _PATCH_BYTES = 1 << 20
 """About the share of a core's cache that a loop's patches may fill."""
@@ -22,47 +25,81 @@ _NARROW = 32
 """Columns below which a product is too small for its overhead."""
 
 
-def conv_general_dilated(
-    lhs: Float[Array, "batch *spatial in"],
-    rhs: Float[Array, "*kernel in out"],
-    window_strides: Any,
-    padding: Any,
-    lhs_dilation: Any = None,
-    rhs_dilation: Any = None,
-    dimension_numbers: Any = None,
-    feature_group_count: int = 1,
-    precision: Any = None,
+def convolve(
+    x: Float[Array, "batch *spatial in"],
+    kernel: Float[Array, "*kernel in out"],
+    bias: Float[Array, " out"],
+    *,
+    strides: Sequence[int],
+    padding: str | Sequence[tuple[int, int]],
 ) -> Float[Array, "batch *spatial_out out"]:
-    """`jax.lax.conv_general_dilated` for flax.linen.Conv; on a CPU with the fast weight gradient where it applies.
+    """`jax.lax.conv_general_dilated` in the layout of flax.linen (channels last, HWIO), and the bias added.
 
-    It applies to 2 spatial dimensions without dilation and groups, in the layout of flax.linen (NHWC, HWIO).
-    Elsewhere, and on every other backend, this is the stock operation.
+    Args:
+        x: of 1 to 3 spatial dimensions.
+        kernel: of as many.
+        bias: of each filter.
+        strides: in each spatial dimension.
+        padding: "SAME", "VALID", or the zeros before and after each spatial dimension.
     """
-    dilated = any(d != 1 for d in (*(lhs_dilation or ()), *(rhs_dilation or ())))
-    stock = jax.default_backend() != "cpu" or lhs.ndim != 4 or dilated or feature_group_count != 1 or precision
-    if stock:
-        return lax.conv_general_dilated(
-            lhs,
-            rhs,
-            window_strides,
-            padding,
-            lhs_dilation=lhs_dilation,
-            rhs_dilation=rhs_dilation,
-            dimension_numbers=dimension_numbers,
-            feature_group_count=feature_group_count,
-            precision=precision,
-        )
-    if isinstance(padding, str):
-        padding = lax.padtype_to_pads(lhs.shape[1:-1], rhs.shape[:-2], window_strides, padding)
-    return _conv(tuple(window_strides), tuple(map(tuple, padding)), lhs, rhs)
+    strides = tuple(strides)
+    pads = lax.padtype_to_pads(x.shape[1:-1], kernel.shape[:-2], strides, padding) if isinstance(padding, str) else padding
+    pads = tuple((int(low), int(high)) for low, high in pads)
+    if jax.default_backend() != "cpu":
+        return _stock(strides, pads, x, kernel) + bias
+    if x.dtype == jnp.float32 and _describe(strides, pads, x, kernel).is_fast():
+        return _by_onednn(strides, pads, x, kernel, bias)
+    return (_by_xla(strides, pads, x, kernel) if x.ndim == 4 else _stock(strides, pads, x, kernel)) + bias
 
 
 def _stock(strides: Any, padding: Any, x: Array, kernel: Array) -> Array:
-    return lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    spatial = "DHW"[2 - x.ndim :]
+    layout = (f"N{spatial}C", f"{spatial}IO", f"N{spatial}C")
+    return lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=layout)
+
+
+# ---- By oneDNN
+
+
+def _describe(strides: Any, padding: Any, x: Array, kernel: Array) -> onednn.Convolution:
+    y = jax.eval_shape(functools.partial(_stock, strides, padding), x, kernel)
+    return onednn.Convolution(x.shape, kernel.shape, y.shape, strides, padding)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _conv(strides: Any, padding: Any, x: Array, kernel: Array) -> Array:
+def _by_onednn(strides: Any, padding: Any, x: Array, kernel: Array, bias: Array) -> Array:
+    def local(x: Array, kernel: Array, bias: Array) -> Array:
+        return _describe(strides, padding, x, kernel).forward(x, kernel, bias)
+
+    return on_each_device(local, (SPLIT, WHOLE, WHOLE), SPLIT)(x, kernel, bias)
+
+
+def _onednn_forward(strides: Any, padding: Any, x: Array, kernel: Array, bias: Array) -> tuple[Array, Any]:
+    return _by_onednn(strides, padding, x, kernel, bias), (x, kernel)
+
+
+def _onednn_backward(strides: Any, padding: Any, residuals: tuple[Array, Array], g: Array) -> tuple[Array, ...]:
+    x, kernel = residuals
+
+    def by_input(x: Array, kernel: Array, g: Array) -> Array:
+        return _describe(strides, padding, x, kernel).input_gradient(g, kernel)
+
+    def by_parameters(x: Array, kernel: Array, g: Array) -> tuple[Array, Array]:
+        return _describe(strides, padding, x, kernel).parameter_gradients(x, g)
+
+    where = SPLIT, WHOLE, SPLIT
+    x_gradient = on_each_device(by_input, where, SPLIT)(x, kernel, g)
+    return x_gradient, *on_each_device(by_parameters, where, WHOLE)(x, kernel, g)
+
+
+_by_onednn.defvjp(_onednn_forward, _onednn_backward)
+
+
+# ---- By XLA
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _by_xla(strides: Any, padding: Any, x: Array, kernel: Array) -> Array:
     """The stock convolution, with zeros beside channels of numbers that XLA:CPU is slow at."""
     channels, filters = kernel.shape[2:]
     more_channels = 4 - channels if channels in (2, 3) else 0
@@ -74,29 +111,18 @@ def _conv(strides: Any, padding: Any, x: Array, kernel: Array) -> Array:
     return _stock(strides, padding, x, kernel)[..., :filters]
 
 
-def _forward(strides: Any, padding: Any, x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
-    return _conv(strides, padding, x, kernel), (x, kernel)
+def _xla_forward(strides: Any, padding: Any, x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
+    return _by_xla(strides, padding, x, kernel), (x, kernel)
 
 
-def _backward(strides: Any, padding: Any, residuals: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
+def _xla_backward(strides: Any, padding: Any, residuals: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
     x, kernel = residuals
     (x_gradient,) = jax.linear_transpose(lambda x: _stock(strides, padding, x, kernel), x)(g)
-    return x_gradient, _kernel_gradient(strides, padding, x, g, kernel.shape)
+    local = functools.partial(kernel_gradient, strides=strides, padding=padding, shape=kernel.shape)
+    return x_gradient, on_each_device(local, (SPLIT, SPLIT), WHOLE)(x, g)
 
 
-_conv.defvjp(_forward, _backward)
-
-
-def _kernel_gradient(strides: Any, padding: Any, x: Array, g: Array, shape: Any) -> Array:
-    """The gradient on each device of its own examples, and their sum."""
-    local = functools.partial(kernel_gradient, strides=strides, padding=padding, shape=shape)
-    mesh = jax.sharding.get_abstract_mesh()
-    if "data" not in mesh.axis_names:
-        return local(x, g)
-    split = PartitionSpec("data")
-    return jax.shard_map(
-        lambda x, g: lax.psum(local(x, g), "data"), in_specs=(split, split), out_specs=PartitionSpec(), check_vma=False
-    )(x, g)
+_by_xla.defvjp(_xla_forward, _xla_backward)
 
 
 def kernel_gradient(

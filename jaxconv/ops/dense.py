@@ -1,6 +1,6 @@
-"""The product of a dense layer, with a weight gradient in the layout of the weights.
+"""A dense layer that is fast on a CPU: by oneDNN where it is there, else with a weight gradient of our own.
 
-JAX's own comes out transposed, and on a CPU the optimizer then reads it across the cache, several times.
+JAX's own weight gradient comes out transposed, and on a CPU the optimizer then reads it across the cache, several times.
 """
 
 from typing import Any
@@ -10,19 +10,47 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from jaxconv.ops import onednn
+from jaxconv.parallel import SPLIT, WHOLE, on_each_device
 
-def dot_general(
-    lhs: Float[Array, "*batch in"],
-    rhs: Float[Array, "in out"],
-    dimension_numbers: Any,
-    precision: Any = None,
-    preferred_element_type: Any = None,
-) -> Float[Array, "*batch out"]:
-    """`jax.lax.dot_general` for flax.linen.Dense; on a CPU, for rows of inputs, with the fast weight gradient."""
-    rows = lhs.ndim == 2 and dimension_numbers == (((1,), (0,)), ((), ()))
-    if jax.default_backend() != "cpu" or not rows or precision or preferred_element_type:
-        return lax.dot_general(lhs, rhs, dimension_numbers, precision, preferred_element_type)
-    return matmul(lhs, rhs)
+_LARGE = 1 << 26
+"""Multiplications below which a call to oneDNN costs more than it saves."""
+
+
+def dense(
+    x: Float[Array, "batch in"], kernel: Float[Array, "in out"], bias: Float[Array, " out"]
+) -> Float[Array, "batch out"]:
+    """The product of rows of inputs and a kernel, and the bias added."""
+    if jax.default_backend() != "cpu":
+        return x @ kernel + bias
+    large = len(x) * kernel.size >= _LARGE
+    if large and x.dtype == jnp.float32 and onednn.Dense(len(x), *kernel.shape).is_fast():
+        return _by_onednn(x, kernel, bias)
+    return matmul(x, kernel) + bias
+
+
+@jax.custom_vjp
+def _by_onednn(x: Array, kernel: Array, bias: Array) -> Array:
+    def local(x: Array, kernel: Array, bias: Array) -> Array:
+        return onednn.Dense(len(x), *kernel.shape).forward(x, kernel, bias)
+
+    return on_each_device(local, (SPLIT, WHOLE, WHOLE), SPLIT)(x, kernel, bias)
+
+
+def _onednn_forward(x: Array, kernel: Array, bias: Array) -> tuple[Array, Any]:
+    return _by_onednn(x, kernel, bias), (x, kernel)
+
+
+def _onednn_backward(residuals: tuple[Array, Array], g: Array) -> tuple[Array, Array, Array]:
+    x, kernel = residuals
+
+    def local(x: Array, g: Array) -> tuple[Array, Array]:
+        return onednn.Dense(len(x), *kernel.shape).parameter_gradients(x, g)
+
+    return _input_gradient(g, kernel), *on_each_device(local, (SPLIT, SPLIT), WHOLE)(x, g)
+
+
+_by_onednn.defvjp(_onednn_forward, _onednn_backward)
 
 
 @jax.custom_vjp
@@ -37,7 +65,11 @@ def _forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
 
 def _backward(residuals: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
     x, kernel = residuals
-    return jnp.einsum("bo,io->bi", g, kernel), lax.dot_general(x, g, (((0,), (0,)), ((), ())))
+    return _input_gradient(g, kernel), lax.dot_general(x, g, (((0,), (0,)), ((), ())))
 
 
 matmul.defvjp(_forward, _backward)
+
+
+def _input_gradient(g: Array, kernel: Array) -> Array:
+    return jnp.einsum("bo,io->bi", g, kernel)

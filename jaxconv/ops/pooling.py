@@ -1,4 +1,7 @@
-"""Max-pooling whose gradient is fast on a CPU, where XLA's own loops over windows with select-and-scatter."""
+"""Max-pooling whose gradient is fast on a CPU, where XLA's own loops over windows with select-and-scatter.
+
+By oneDNN where it is there, else as the maximum of slices.
+"""
 
 import functools
 import itertools
@@ -9,12 +12,36 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jaxconv.ops import onednn
+from jaxconv.parallel import SPLIT, on_each_device
+
 
 def max_pool(x: Float[Array, "batch *spatial c"], window: tuple[int, ...]) -> Float[Array, "batch *spatial_out c"]:
     """The maximum of each window; windows do not overlap, and what is left over at the end is dropped."""
-    if jax.default_backend() == "cpu":
-        return max_pool_by_slices(window, x)
-    return nn.max_pool(x, window, strides=window)
+    if jax.default_backend() != "cpu":
+        return nn.max_pool(x, window, strides=window)
+    if x.dtype == jnp.float32 and onednn.MaxPooling(x.shape, window).is_fast():
+        return _by_onednn(window, x.shape[1:], x)
+    return max_pool_by_slices(window, x)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _by_onednn(window: tuple[int, ...], image_shape: tuple[int, ...], x: Array) -> Array:
+    return _onednn_forward(window, image_shape, x)[0]
+
+
+def _onednn_forward(window: tuple[int, ...], image_shape: tuple[int, ...], x: Array) -> Any:
+    return on_each_device(lambda x: onednn.MaxPooling(x.shape, window).forward(x), (SPLIT,), SPLIT)(x)
+
+
+def _onednn_backward(window: tuple[int, ...], image_shape: tuple[int, ...], places: Array, g: Array) -> Any:
+    def local(g: Array, places: Array) -> Array:
+        return onednn.MaxPooling((g.shape[0], *image_shape), window).input_gradient(g, places)
+
+    return (on_each_device(local, (SPLIT, SPLIT), SPLIT)(g, places),)
+
+
+_by_onednn.defvjp(_onednn_forward, _onednn_backward)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
