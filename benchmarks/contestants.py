@@ -186,7 +186,8 @@ def torch_model(net: Net) -> Any:
     for units in net.dense:
         layers += [nn.Linear(units_in, units), nn.ReLU(), nn.Dropout(net.dense_dropout)]
         units_in = units
-    return nn.Sequential(*layers, nn.Linear(units_in, 10)).to(memory_format=torch.channels_last)
+    model: Any = nn.Sequential(*layers, nn.Linear(units_in, 10))  # its types do not know of layouts
+    return model.to(memory_format=torch.channels_last)
 
 
 def torch_optimizer(net: Net, model: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Memory in huge pages that is kept: XLA:CPU allocates its temporaries anew at every step, and each page would fault in."""
+"""Memory in huge pages, and kept: XLA:CPU allocates its temporaries anew at every step, and pages would fault in."""
 
 import contextlib
 import os

@@ -3,6 +3,7 @@
 import os
 import pathlib
 import sys
+import warnings
 from collections.abc import Callable
 from typing import Any, NoReturn
 
@@ -31,7 +32,9 @@ def start(main: Callable[[list[str]], None]) -> None:
 def run(mode: str, config: Config, workdir: str) -> None:
     """Do what `mode` says; the results go to stdout, everything else to stderr."""
     logging.set_verbosity(logging.FATAL)  # what goes wrong is ours to say
+    # What Orbax and TensorStore leave behind where a write failed is no news beside the error itself.
     sys.unraisablehook = _unraisablehook
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
     try:
         interrupt.install()
         validate(config)

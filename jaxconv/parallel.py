@@ -36,7 +36,9 @@ SPLIT, WHOLE = PartitionSpec("data"), PartitionSpec()
 """Arrays of which each device has its share of the first axis, and those of which it has all."""
 
 
-def on_each_device(function: Callable[..., Any], arguments: tuple[Any, ...], result: PartitionSpec) -> Callable[..., Any]:
+def on_each_device(
+    function: Callable[..., Any], arguments: tuple[Any, ...], result: PartitionSpec
+) -> Callable[..., Any]:
     """`function` of each device's own shares of the arguments; a result that is `WHOLE` is the sum over devices.
 
     For what XLA cannot divide by itself, within a program for a mesh (jax.set_mesh); elsewhere, `function` as it is.

@@ -20,7 +20,7 @@ def prepare(config: Config) -> None:
 
 
 def _set_host_devices(config: Config) -> None:
-    """Split the CPU into devices where XLA would leave cores idle, for it runs a convolution on one thread of one device.
+    """Split the CPU into devices where XLA would leave cores idle: it runs a convolution on one thread of one device.
 
     As many as config.num_devices, or the largest number of cores that divides the batch; one where oneDNN is there or
     the net has no convolutions, since its kernels and products use all cores by themselves.

@@ -19,6 +19,7 @@ from jaxconv.config import Config
 from jaxconv.data import augment, pipeline, sources
 from jaxconv.errors import ConfigError, UserError
 from jaxconv.models import create_model, num_params, resolve
+from jaxconv.ops import onednn
 from jaxconv.optimizers import create_optimizer, create_schedule
 from jaxconv.parallel import make_mesh, prefetch_to_devices, replicated, split_by_example
 from jaxconv.step import Batch, Sums, TrainState, create_state, eval_step, make_train_step
@@ -57,7 +58,7 @@ def _train(parts: "Setup", workdir: pathlib.Path, checkpoints: Any, started: flo
     console.print_model(config.model.name, parts.model, parts.image_shape)
     console.say(
         f"{config.data.name}: {len(parts.train.labels):,} examples to train on, "
-        f"{len(parts.validation.labels):,} to validate; {mesh.size} x {mesh.devices.flat[0].device_kind}; {workdir}"
+        f"{len(parts.validation.labels):,} to validate; {mesh.size} x {_kind(mesh)}; {workdir}"
     )
 
     # ---- Restore
@@ -108,11 +109,12 @@ def _train(parts: "Setup", workdir: pathlib.Path, checkpoints: Any, started: flo
             seconds_before, began, waited = progress["epoch_seconds"], time.monotonic(), 0.0
 
             with console.epoch_bar(epoch, config.num_epochs, steps_per_epoch) as update_bar:
-                running: list[tuple[int, Sums]] = []
+                running: list[tuple[int, Any]] = []
                 while step < end:
                     asked = time.monotonic()
                     batch = next(batches)
-                    waited += (time.monotonic() - asked) * said_first  # the pipeline may take its time to start
+                    if said_first and all(sums.loss.is_ready() for _, sums in running):  # else a step ran meanwhile
+                        waited += time.monotonic() - asked
                     state, sums = train_step(state, batch)
                     step += 1
                     running.append((step, sums))
@@ -196,6 +198,14 @@ def _train(parts: "Setup", workdir: pathlib.Path, checkpoints: Any, started: flo
     }
     files.write_summary(workdir, summary)
     return summary
+
+
+def _kind(mesh: Mesh) -> str:
+    """What the devices are, for people."""
+    device = mesh.devices.flat[0]
+    if device.platform != "cpu":
+        return device.device_kind
+    return f"cpu {'with' if onednn.is_available() else 'without'} oneDNN"
 
 
 def _not_finite(step: int, parts: "Setup", checkpoints: Any) -> UserError:

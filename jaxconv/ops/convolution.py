@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from jaxconv.ops import onednn
+from jaxconv.ops import kernels
 from jaxconv.parallel import SPLIT, WHOLE, on_each_device
 
 _PATCH_BYTES = 1 << 20
@@ -43,13 +43,16 @@ def convolve(
         padding: "SAME", "VALID", or the zeros before and after each spatial dimension.
     """
     strides = tuple(strides)
-    pads = lax.padtype_to_pads(x.shape[1:-1], kernel.shape[:-2], strides, padding) if isinstance(padding, str) else padding
+    pads = (
+        lax.padtype_to_pads(x.shape[1:-1], kernel.shape[:-2], strides, padding) if isinstance(padding, str) else padding
+    )
     pads = tuple((int(low), int(high)) for low, high in pads)
     if jax.default_backend() != "cpu":
         return _stock(strides, pads, x, kernel) + bias
     if x.dtype == jnp.float32 and _describe(strides, pads, x, kernel).is_fast():
         return _by_onednn(strides, pads, x, kernel, bias)
-    return (_by_xla(strides, pads, x, kernel) if x.ndim == 4 else _stock(strides, pads, x, kernel)) + bias
+    y: Any = (_by_xla if x.ndim == 4 else _stock)(strides, pads, x, kernel)
+    return y + bias
 
 
 def _stock(strides: Any, padding: Any, x: Array, kernel: Array) -> Array:
@@ -61,9 +64,9 @@ def _stock(strides: Any, padding: Any, x: Array, kernel: Array) -> Array:
 # ---- By oneDNN
 
 
-def _describe(strides: Any, padding: Any, x: Array, kernel: Array) -> onednn.Convolution:
+def _describe(strides: Any, padding: Any, x: Array, kernel: Array) -> kernels.Convolution:
     y = jax.eval_shape(functools.partial(_stock, strides, padding), x, kernel)
-    return onednn.Convolution(x.shape, kernel.shape, y.shape, strides, padding)
+    return kernels.Convolution(x.shape, kernel.shape, y.shape, strides, padding)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
@@ -131,7 +134,7 @@ def kernel_gradient(
     *,
     strides: tuple[int, int],
     padding: tuple[tuple[int, int], tuple[int, int]],
-    shape: tuple[int, int, int, int],
+    shape: tuple[int, ...],
 ) -> Float[Array, "kh kw in out"]:
     """The gradient of a 2-D convolution by its kernel of `shape`, `g` being the gradient by its output."""
     kh, kw, channels, filters = shape

@@ -1,6 +1,7 @@
 """A dense layer that is fast on a CPU: by oneDNN where it is there, else with a weight gradient of our own.
 
-JAX's own weight gradient comes out transposed, and on a CPU the optimizer then reads it across the cache, several times.
+JAX's own weight gradient comes out transposed, and on a CPU the optimizer then reads it across the cache, several
+times.
 """
 
 from typing import Any
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from jaxconv.ops import onednn
+from jaxconv.ops import kernels
 from jaxconv.parallel import SPLIT, WHOLE, on_each_device
 
 _LARGE = 1 << 26
@@ -24,7 +25,7 @@ def dense(
     if jax.default_backend() != "cpu":
         return x @ kernel + bias
     large = len(x) * kernel.size >= _LARGE
-    if large and x.dtype == jnp.float32 and onednn.Dense(len(x), *kernel.shape).is_fast():
+    if large and x.dtype == jnp.float32 and kernels.Dense(len(x), *kernel.shape).is_fast():
         return _by_onednn(x, kernel, bias)
     return matmul(x, kernel) + bias
 
@@ -32,7 +33,7 @@ def dense(
 @jax.custom_vjp
 def _by_onednn(x: Array, kernel: Array, bias: Array) -> Array:
     def local(x: Array, kernel: Array, bias: Array) -> Array:
-        return onednn.Dense(len(x), *kernel.shape).forward(x, kernel, bias)
+        return kernels.Dense(len(x), *kernel.shape).forward(x, kernel, bias)
 
     return on_each_device(local, (SPLIT, WHOLE, WHOLE), SPLIT)(x, kernel, bias)
 
@@ -45,7 +46,7 @@ def _onednn_backward(residuals: tuple[Array, Array], g: Array) -> tuple[Array, A
     x, kernel = residuals
 
     def local(x: Array, g: Array) -> tuple[Array, Array]:
-        return onednn.Dense(len(x), *kernel.shape).parameter_gradients(x, g)
+        return kernels.Dense(len(x), *kernel.shape).parameter_gradients(x, g)
 
     return _input_gradient(g, kernel), *on_each_device(local, (SPLIT, SPLIT), WHOLE)(x, g)
 

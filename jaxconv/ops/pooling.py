@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxconv.ops import onednn
+from jaxconv.ops import kernels
 from jaxconv.parallel import SPLIT, on_each_device
 
 
@@ -20,7 +20,7 @@ def max_pool(x: Float[Array, "batch *spatial c"], window: tuple[int, ...]) -> Fl
     """The maximum of each window; windows do not overlap, and what is left over at the end is dropped."""
     if jax.default_backend() != "cpu":
         return nn.max_pool(x, window, strides=window)
-    if x.dtype == jnp.float32 and onednn.MaxPooling(x.shape, window).is_fast():
+    if x.dtype == jnp.float32 and kernels.MaxPooling(x.shape, window).is_fast():
         return _by_onednn(window, x.shape[1:], x)
     return max_pool_by_slices(window, x)
 
@@ -31,12 +31,12 @@ def _by_onednn(window: tuple[int, ...], image_shape: tuple[int, ...], x: Array) 
 
 
 def _onednn_forward(window: tuple[int, ...], image_shape: tuple[int, ...], x: Array) -> Any:
-    return on_each_device(lambda x: onednn.MaxPooling(x.shape, window).forward(x), (SPLIT,), SPLIT)(x)
+    return on_each_device(lambda x: kernels.MaxPooling(x.shape, window).forward(x), (SPLIT,), SPLIT)(x)
 
 
 def _onednn_backward(window: tuple[int, ...], image_shape: tuple[int, ...], places: Array, g: Array) -> Any:
     def local(g: Array, places: Array) -> Array:
-        return onednn.MaxPooling((g.shape[0], *image_shape), window).input_gradient(g, places)
+        return kernels.MaxPooling((g.shape[0], *image_shape), window).input_gradient(g, places)
 
     return (on_each_device(local, (SPLIT, SPLIT), SPLIT)(g, places),)
 
