@@ -158,6 +158,6 @@ def wait_for_step(workdir: pathlib.Path, step: int, process: subprocess.Popen) -
 def finished(
     tiny_config: pathlib.Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[pathlib.Path, subprocess.CompletedProcess]:
-    """A run on two devices that nothing interrupted: its workdir and what it printed."""
+    """A run on one device that nothing interrupted: its workdir and what it printed."""
     workdir = tmp_path_factory.mktemp("runs") / "finished"
-    return workdir, launch(f"--config={tiny_config}", f"--workdir={workdir}", "--config.num_devices=2")
+    return workdir, launch(f"--config={tiny_config}", f"--workdir={workdir}", "--config.num_devices=1")

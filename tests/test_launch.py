@@ -10,6 +10,7 @@ import threading
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from jaxconv.ops import onednn
 from tests.conftest import ROOT, TINY_TEST, launch, read, start, wait_for_step
 
 EPOCHS, STEPS_PER_EPOCH = 5, 11
@@ -28,7 +29,7 @@ def test_a_run_leaves_what_it_promises(finished, tiny_config):
         "best_epoch": best["epoch"],
         "val_accuracy": best["val_accuracy"],
         "test_examples": TINY_TEST,
-        "devices": 2,
+        "devices": 1,
         "processes": 1,
         "platform": "cpu",
         "num_params": 3 * 3 * 3 * 4 + 4 + (4 * 4 * 4) * 8 + 8 + 8 * 4 + 4,
@@ -66,7 +67,7 @@ def test_tensorboard_has_the_same_series(finished):
 def test_a_finished_run_says_so(finished, tiny_config):
     workdir, first = finished
     before = {path: path.stat().st_mtime_ns for path in workdir.rglob("*")}
-    again = launch(f"--config={tiny_config}", f"--workdir={workdir}", "--config.num_devices=2")
+    again = launch(f"--config={tiny_config}", f"--workdir={workdir}", "--config.num_devices=1")
     assert "is finished" in again.stderr
     assert again.stdout == first.stdout
     assert {path: path.stat().st_mtime_ns for path in workdir.rglob("*")} == before
@@ -74,7 +75,7 @@ def test_a_finished_run_says_so(finished, tiny_config):
 
 def test_evaluate_reads_the_best_parameters(finished, tiny_config):
     workdir, first = finished
-    process = launch(f"--config={tiny_config}", f"--workdir={workdir}", "--mode=evaluate", "--config.num_devices=2")
+    process = launch(f"--config={tiny_config}", f"--workdir={workdir}", "--mode=evaluate", "--config.num_devices=1")
     _, summary = read(workdir)
     assert process.stdout.endswith(first.stdout)
     assert f"Validation accuracy: {summary['val_accuracy']:.4f}\n" in process.stdout
@@ -89,8 +90,11 @@ def test_a_workdir_of_another_config_is_refused(finished, tiny_config):
     assert (workdir / "config.json").read_text() == before
 
 
-def test_killed_in_mid_epoch_and_resumed_equals_uninterrupted(finished, tiny_config, tmp_path):
-    arguments = [f"--config={tiny_config}", f"--workdir={tmp_path}/run", "--config.num_devices=2"]
+def test_killed_in_mid_epoch_and_resumed_equals_uninterrupted(tiny_config, tmp_path):
+    """On two devices; on one, tests/test_survive.py kills more."""
+    devices = "--config.num_devices=2"
+    launch(f"--config={tiny_config}", f"--workdir={tmp_path}/whole", devices)
+    arguments = [f"--config={tiny_config}", f"--workdir={tmp_path}/run", devices]
     steps = []
     for target in (4, 2 * STEPS_PER_EPOCH + 8):
         process = start(*arguments)
@@ -101,7 +105,7 @@ def test_killed_in_mid_epoch_and_resumed_equals_uninterrupted(finished, tiny_con
     process = launch(*arguments)
     resumed_at = int(re.search(r"Resumed at step (\d+) of 55\.", process.stderr)[1])
     assert resumed_at >= steps[-1]
-    (history, summary), (whole_history, whole_summary) = read(tmp_path / "run"), read(finished[0])
+    (history, summary), (whole_history, whole_summary) = read(tmp_path / "run"), read(tmp_path / "whole")
     assert history == whole_history
     assert summary == whole_summary
 
@@ -147,6 +151,7 @@ def test_a_bar_on_a_terminal(tiny_config, tmp_path):
     assert process.returncode == 0, seen
     assert re.search(r"Epoch 1/1 .*━", seen)
     assert "Epoch 1/1 - " in seen
+    assert ("; 1 x cpu with oneDNN; " if onednn.is_available() else " x cpu without oneDNN; ") in seen  # the default
 
 
 def test_missing_data_is_one_sentence(tmp_path):
