@@ -161,7 +161,10 @@ def size(descriptor: c_void_p) -> int:
 
 def all_fast(layer: Layer, *kinds: str) -> bool:
     """Whether oneDNN is there, with fast kernels for these kinds of a layer's operations on this processor."""
-    return is_available() and all(_is_fast(layer, kind) for kind in kinds)
+    if not is_available():
+        return False
+    _set_up_thread()
+    return all(_is_fast(layer, kind) for kind in kinds)
 
 
 @functools.cache
@@ -242,6 +245,13 @@ _thread = threading.local()
 """steps: of each operation that a thread has run, as (primitive, arguments, [(memory, buffer, offset)])."""
 
 
+def _set_up_thread() -> None:
+    """Give this thread its device's share of the cores, for the primitives that it makes and those that it runs."""
+    if not hasattr(_thread, "steps"):
+        _thread.steps = {}
+        _library().brief.omp_set_num_threads(max(1, cores() // jax.local_device_count()))
+
+
 @functools.cache
 def _turn() -> contextlib.AbstractContextManager:
     """What a primitive runs in: one device runs one at a time, since each uses all cores."""
@@ -250,9 +260,7 @@ def _turn() -> contextlib.AbstractContextManager:
 
 def _execute(key: str, buffers: list[int]) -> None:
     library = _library()
-    if not hasattr(_thread, "steps"):
-        _thread.steps = {}
-        library.brief.omp_set_num_threads(max(1, cores() // jax.local_device_count()))
+    _set_up_thread()
     if key not in _thread.steps:
         _thread.steps[key] = _prepare(_operations[key])
     buffers[-1] = -(-buffers[-1] // _PAGE) * _PAGE
