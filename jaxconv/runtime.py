@@ -1,4 +1,4 @@
-"""What a process arranges before JAX starts: a device for each core, compiled programs kept on disk."""
+"""What a process arranges before JAX starts: the devices of a CPU, and compiled programs kept on disk."""
 
 import hashlib
 import os
