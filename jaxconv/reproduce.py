@@ -1,6 +1,6 @@
 """The lecture's results table, reproduced: train what is not finished, and set the figures beside the lecture's.
 
-python -m jaxconv.reproduce             # all of the lecture: some two hours on 2 cores
+python -m jaxconv.reproduce             # all of the lecture: about an hour on 2 cores
 python -m jaxconv.reproduce lenet mlp   # these alone
 
 The runs are those of launch.py in runs/, which go on where they were. Summaries and histories are collected in
