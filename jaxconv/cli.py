@@ -24,8 +24,6 @@ def start(main: Callable[[list[str]], None]) -> None:
             return parse_flags(argv)
         except UserError as error:
             _exit(error)
-        except SystemExit:  # absl has printed --help, and would say with its status that this failed
-            sys.exit(0)
 
     allocator.restart_with_huge_pages()
     app.run(main, flags_parser=parse)

@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import re
+import sys
 import traceback
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
@@ -220,6 +221,10 @@ def parse_flags(argv: list[str]) -> list[str]:
             _check_key(key, config)
     try:
         return flags.FLAGS(argv)
+    except SystemExit:
+        if wants_help:  # which absl has printed, and would end with the status of a failure
+            sys.exit(0)
+        raise
     except flags.Error as error:
         raise ConfigError(_explain(str(error), argv)) from None
 
@@ -254,7 +259,7 @@ def load(path: str) -> Config:
         config = namespace["get_config"]()
     except ConfigError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == path]
         where = "".join(traceback.format_list(frames) + traceback.format_exception_only(error))
         raise ConfigError(f"--config={path} failed:\n{where.rstrip()}") from None

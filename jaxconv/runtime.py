@@ -11,6 +11,7 @@ import jax
 from jaxconv import cache, models
 from jaxconv.config import Config
 from jaxconv.ops import onednn
+from jaxconv.parallel import cores
 
 
 def prepare(config: Config) -> None:
@@ -26,7 +27,7 @@ def _set_host_devices(config: Config) -> None:
     the net has no convolutions, since its kernels and products use all cores by themselves.
     """
     one_is_enough = onednn.is_available() or not models.resolve(config.model).filters
-    most = 1 if one_is_enough else onednn.cores()
+    most = 1 if one_is_enough else cores()
     devices = config.num_devices or max(n for n in range(1, most + 1) if config.batch_size % n == 0)
     jax.config.update("jax_num_cpu_devices", devices)
 

@@ -92,6 +92,7 @@ def test_no_field_takes_a_value_of_another_type():
         ("x = 1\n", ["has no function get_config()"]),
         ("def get_config():\n    return {}\n", ["returned dict, not a ConfigDict"]),
         ("def get_config():\n    return 1 / 0\n", ["line 2, in get_config", "ZeroDivisionError"]),
+        ("import sys\ndef get_config():\n    sys.exit(0)\n", ["line 3, in get_config", "SystemExit"]),
         (
             "from jaxconv.config import default_config\ndef get_config():\n"
             "    config = default_config()\n    config.batchsize = 3\n    return config\n",

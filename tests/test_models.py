@@ -115,6 +115,20 @@ def test_equals_keras_in_every_dimension(spatial, padding, strides, pooling):
     np.testing.assert_allclose(logits, net(inputs), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("activation", ["relu", "elu", "silu", "tanh", "sigmoid"])
+def test_equals_keras_whichever_of_activation_and_pooling_comes_first(activation):
+    layers = keras.layers
+    convolution = layers.Conv2D(6, 3, padding="same", activation=activation)
+    net = keras.Sequential(
+        [keras.Input((9, 8, 2)), convolution, layers.MaxPooling2D(), layers.Flatten(), layers.Dense(5)]
+    )
+    model = ConvNet(5, filters=((6,),), activation=activation)
+    params = init(model, (9, 8, 2))
+    copy_to_keras(params, net)
+    inputs = 3 * np.random.default_rng(0).normal(size=(4, 9, 8, 2)).astype(np.float32)
+    np.testing.assert_allclose(model.apply({"params": params}, inputs, train=False), net(inputs), rtol=1e-4, atol=1e-5)
+
+
 def test_parameters_start_as_in_keras():
     kernel = init(named("lenet"), INPUTS["lenet"])["Conv_1"]["kernel"]
     limit = np.sqrt(6 / (25 * (20 + 50)))

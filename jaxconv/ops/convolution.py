@@ -43,13 +43,13 @@ def convolve(
         padding: "SAME", "VALID", or the zeros before and after each spatial dimension.
     """
     strides = tuple(strides)
-    pads = (
-        lax.padtype_to_pads(x.shape[1:-1], kernel.shape[:-2], strides, padding) if isinstance(padding, str) else padding
-    )
-    pads = tuple((int(low), int(high)) for low, high in pads)
+    if isinstance(padding, str):
+        padding = lax.padtype_to_pads(x.shape[1:-1], kernel.shape[:-2], strides, padding)
+    pads = tuple((int(low), int(high)) for low, high in padding)
     if jax.default_backend() != "cpu":
         return _stock(strides, pads, x, kernel) + bias
-    if x.dtype == jnp.float32 and _describe(strides, pads, x, kernel).is_fast():
+    single = all(array.dtype == jnp.float32 for array in (x, kernel, bias))
+    if single and _describe(strides, pads, x, kernel).is_fast():
         return _by_onednn(strides, pads, x, kernel, bias)
     y: Any = (_by_xla if x.ndim == 4 else _stock)(strides, pads, x, kernel)
     return y + bias

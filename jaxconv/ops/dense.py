@@ -25,7 +25,8 @@ def dense(
     if jax.default_backend() != "cpu":
         return x @ kernel + bias
     large = len(x) * kernel.size >= _LARGE
-    if large and x.dtype == jnp.float32 and kernels.Dense(len(x), *kernel.shape).is_fast():
+    single = all(array.dtype == jnp.float32 for array in (x, kernel, bias))
+    if large and single and kernels.Dense(len(x), *kernel.shape).is_fast():
         return _by_onednn(x, kernel, bias)
     return matmul(x, kernel) + bias
 

@@ -27,13 +27,18 @@ _handlers: list[Any] = []
 
 
 def register(target: str, function: Callable[[str, list[int]], None]) -> None:
-    """Let `call` reach `function`, which takes a key and the addresses of arguments and results, by this name."""
+    """Let `call` reach `function`, which takes a key and the addresses of arguments and results, by this name.
+
+    Raises:
+        OSError: this jaxlib does not say which version of the interface it speaks.
+    """
+    version = _version()
 
     @_Handler
     def handler(frame: Any) -> int | None:
         try:
             if frame[_EXTENSION]:  # XLA asks, once, what this is
-                _words(_words(frame[_EXTENSION])[_METADATA])[_METADATA_VERSION] = _version()
+                _words(_words(frame[_EXTENSION])[_METADATA])[_METADATA_VERSION] = version
                 return None
             buffers = _words(frame[_ARGUMENTS])[: frame[_ARGUMENTS_SIZE]]
             buffers += _words(frame[_RESULTS])[: frame[_RESULTS_SIZE]]

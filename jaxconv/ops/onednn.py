@@ -11,7 +11,6 @@ import ctypes
 import functools
 import importlib.metadata
 import math
-import os
 import threading
 from collections.abc import Callable, Sequence
 from ctypes import c_char_p, c_int, c_int64, c_size_t, c_void_p
@@ -22,6 +21,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from jaxconv.ops import ffi
+from jaxconv.parallel import cores
 
 _DISTRIBUTION = "onednn-cpu-gomp"
 _TARGET = "jaxconv_onednn"
@@ -59,6 +59,7 @@ def _load() -> _Library | None:
         files = importlib.metadata.files(_DISTRIBUTION) or []
         path = next(str(file.locate()) for file in files if file.name == "libdnnl.so.3")
         long, brief = ctypes.CDLL(path), ctypes.PyDLL(path)
+        ffi.register(_TARGET, _execute)
     except (importlib.metadata.PackageNotFoundError, StopIteration, OSError):
         return None
     brief.dnnl_primitive_desc_query_md.restype = c_void_p
@@ -66,7 +67,6 @@ def _load() -> _Library | None:
     engine = _new(brief.dnnl_engine_create, _CPU, c_size_t(0))
     attributes = _new(brief.dnnl_primitive_attr_create)
     _check(brief.dnnl_primitive_attr_set_scratchpad_mode(attributes, _USER_SCRATCHPAD))
-    ffi.register(_TARGET, _execute)
     return _Library(long, brief, engine, _new(brief.dnnl_stream_create, engine, _IN_ORDER), attributes)
 
 
@@ -224,7 +224,14 @@ _operations: dict[str, Operation] = {}
 
 
 def call(kind: str, layer: Layer, results: Sequence[tuple[int, ...] | int], *arguments: Array) -> list[Array]:
-    """The results of a layer's operation, of float32 by their shapes and of bytes by their number."""
+    """The results of a layer's operation, of float32 by their shapes and of bytes by their number.
+
+    Raises:
+        TypeError: an argument is of another type, which oneDNN would read as if it were not.
+    """
+    for argument in arguments:
+        if argument.dtype not in (jnp.float32, jnp.uint8):
+            raise TypeError(f"{kind} of {layer} has an argument of {argument.dtype}; oneDNN is used for float32 alone")
     key = f"{kind} {layer}"
     if key not in _operations:
         _operations[key] = layer.operation(kind)
@@ -280,8 +287,3 @@ def _prepare(operation: Operation) -> list[Any]:
         array = (_ExecutionArgument * len(arguments))(*((a.role, memory) for memory, a in pairs))
         steps.append((primitive, array, [(memory, a.buffer, a.offset) for memory, a in pairs]))
     return steps
-
-
-def cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

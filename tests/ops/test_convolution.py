@@ -59,6 +59,15 @@ def test_other_dimensions(size, padding):
     assert_equals_stock((3, *size, 2), (*(3,) * n, 2, 4), (2,) * n, padding)
 
 
+def test_the_kernels_are_those_expected(kernels):
+    def program(dtype):
+        arrays = [jnp.zeros(shape, dtype) for shape in ((4, 8, 8, 3), (3, 3, 3, 5), (5,))]
+        return str(jax.make_jaxpr(lambda *arrays: convolve(*arrays, strides=(1, 1), padding="SAME"))(*arrays))
+
+    assert ("ffi_call" in program(jnp.float32)) == (kernels == "onednn")
+    assert "ffi_call" not in program(jnp.bfloat16)  # oneDNN would read it as float32
+
+
 @pytest.mark.usefixtures("kernels")
 def test_under_vmap():
     """Several kernels in one program, as in a run of several seeds."""

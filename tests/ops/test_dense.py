@@ -22,3 +22,10 @@ def test_equals_the_stock_layer(batch, units_in, units_out):
         results.append((y, *pull_back(g)))
     for ours, stock in zip(*results, strict=True):
         np.testing.assert_allclose(ours, stock, rtol=1e-4, atol=1e-5 * float(jnp.abs(stock).max()))
+
+
+@pytest.mark.parametrize(("batch", "large"), [(130, True), (3, False)])
+def test_the_kernels_are_those_expected(kernels, batch, large):
+    arrays = jnp.zeros((batch, 1050)), jnp.zeros((1050, 500)), jnp.zeros(500)
+    program = str(jax.make_jaxpr(lambda *arrays: dense(*arrays))(*arrays))  # anew: JAX keeps what it traced
+    assert ("ffi_call" in program) == (large and kernels == "onednn")

@@ -34,6 +34,11 @@ def test_any_size_window_and_dimension(size, window, channels, seed):
     assert_equals_stock(jnp.asarray(x), tuple(window[: len(size)]))
 
 
+def test_the_kernels_are_those_expected(kernels):
+    program = str(jax.make_jaxpr(lambda x: max_pool(x, (2, 2)))(jnp.zeros((3, 8, 8, 5))))
+    assert ("ffi_call" in program) == (kernels == "onednn")
+
+
 @pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("values", [1, 2, 4])
 def test_equal_elements_give_the_gradient_to_the_first(values):
