@@ -7,6 +7,7 @@ import platform
 import warnings
 
 import jax
+from jax.extend.backend import clear_backends
 
 from jaxconv import cache, models
 from jaxconv.config import Config
@@ -26,10 +27,16 @@ def _set_host_devices(config: Config) -> None:
     As many as config.num_devices, or the largest number of cores that divides the batch; one where oneDNN is there or
     the net has no convolutions, since its kernels and products use all cores by themselves.
     """
-    one_is_enough = onednn.is_available() or not models.resolve(config.model).filters
-    most = 1 if one_is_enough else cores()
-    devices = config.num_devices or max(n for n in range(1, most + 1) if config.batch_size % n == 0)
-    jax.config.update("jax_num_cpu_devices", devices)
+    has_convolutions = bool(models.resolve(config.model).filters)
+
+    def split(most: int) -> None:
+        devices = config.num_devices or max(n for n in range(1, most + 1) if config.batch_size % n == 0)
+        jax.config.update("jax_num_cpu_devices", devices)
+
+    split(cores() if has_convolutions and not onednn.is_installed() else 1)
+    if has_convolutions and onednn.is_installed() and jax.default_backend() == "cpu" and not onednn.is_available():
+        clear_backends()  # JAX had to start for the question whether oneDNN works
+        split(cores())
 
 
 def _keep_compiled_programs() -> None:

@@ -6,6 +6,7 @@ under a key; XLA's call brings the key and the addresses of the buffers. Arrays 
 Reference: dnnl.h and dnnl_types.h of oneDNN 3 (https://uxlfoundation.github.io/oneDNN).
 """
 
+import concurrent.futures
 import contextlib
 import ctypes
 import functools
@@ -18,6 +19,7 @@ from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
 from jaxconv.ops import ffi
@@ -53,15 +55,16 @@ class _Library(NamedTuple):
 
 
 @functools.cache
-def _load() -> _Library | None:
-    """The library, ready for use; None where it is not installed or does not load."""
+def _load() -> _Library | str | None:
+    """The library; None where it is not installed; a sentence that says why, where it does not load."""
     try:
         files = importlib.metadata.files(_DISTRIBUTION) or []
         path = next(str(file.locate()) for file in files if file.name == "libdnnl.so.3")
         long, brief = ctypes.CDLL(path), ctypes.PyDLL(path)
-        ffi.register(_TARGET, _execute)
-    except (importlib.metadata.PackageNotFoundError, StopIteration, OSError):
+    except (importlib.metadata.PackageNotFoundError, StopIteration):
         return None
+    except OSError as error:
+        return f"it does not load: {error}"
     brief.dnnl_primitive_desc_query_md.restype = c_void_p
     brief.dnnl_memory_desc_get_size.restype = c_size_t
     engine = _new(brief.dnnl_engine_create, _CPU, c_size_t(0))
@@ -70,15 +73,69 @@ def _load() -> _Library | None:
     return _Library(long, brief, engine, _new(brief.dnnl_stream_create, engine, _IN_ORDER), attributes)
 
 
+def is_installed() -> bool:
+    """Whether oneDNN is here and loads; JAX need not have started."""
+    return isinstance(_load(), _Library)
+
+
+@functools.cache
+def problem() -> str | None:
+    """Why oneDNN is installed and not used; None where it is used, or not installed. JAX must have started."""
+    library = _load()
+    if not isinstance(library, _Library):
+        return library
+    try:
+        ffi.register(_TARGET, _execute)
+        # On a thread of its own, for this may be asked while a program is traced.
+        with concurrent.futures.ThreadPoolExecutor(1) as executor:
+            executor.submit(_probe).result()
+    except Exception as error:  # whatever it is, the kernels of XLA do without
+        return f"it does not work with jaxlib {importlib.metadata.version('jaxlib')}: {error}"
+    return None
+
+
 def is_available() -> bool:
-    """Whether oneDNN is there."""
-    return _load() is not None
+    """Whether oneDNN is here and works with this jaxlib. JAX must have started."""
+    return is_installed() and problem() is None
+
+
+def version() -> str | None:
+    """The version of the package that carries oneDNN; None where it is not installed."""
+    return importlib.metadata.version(_DISTRIBUTION) if is_installed() else None
 
 
 def _library() -> _Library:
     library = _load()
-    assert library
+    assert isinstance(library, _Library)
     return library
+
+
+class _Transpose(NamedTuple):
+    """A change of layout that shows whether XLA and oneDNN understand each other."""
+
+    rows: int
+    columns: int
+
+    def operation(self, kind: str) -> "Operation":
+        operation = Operation(buffers=2)
+        operation.reorder(
+            Argument(SRC, in_place((self.rows, self.columns), [0, 1]), 0),
+            Argument(DST, in_place((self.columns, self.rows), [1, 0]), 1),
+        )
+        return operation
+
+
+def _probe() -> None:
+    """Run a tiny program.
+
+    Raises:
+        RuntimeError: its result is wrong.
+    """
+    x = np.arange(6, dtype=np.float32).reshape(2, 3)
+    with jax.default_device(jax.devices("cpu")[0]):
+        (result,) = jax.jit(lambda x: call("transpose", _Transpose(2, 3), [(3, 2)], x))(x)
+    if not np.array_equal(result, x.T):
+        raise RuntimeError("a small program gave a wrong result")
 
 
 def _new(create: Callable[..., int], *arguments: Any) -> c_void_p:
@@ -96,14 +153,18 @@ def _check(status: int) -> None:
 
 
 class Layer(Protocol):
-    """What operations are made for: hashable, and written out in full as text."""
+    """What operations are made for: written out in full as text."""
+
+    def operation(self, kind: str) -> "Operation":
+        """What to run over the arguments, then the results of `call`: "forward" or a kind of "backward"."""
+        ...
+
+
+class DescribedLayer(Layer, Protocol):
+    """A layer of one primitive for each kind, hashable."""
 
     def descriptor(self, kind: str) -> c_void_p:
         """The primitive descriptor of "forward" or a kind of "backward"."""
-        ...
-
-    def operation(self, kind: str) -> "Operation":
-        """The operation of that primitive, over the arguments, then the results of `call`."""
         ...
 
 
@@ -135,7 +196,8 @@ def kernel_in_any_layout(shape: Sequence[int]) -> c_void_p:
     return _new(_library().brief.dnnl_memory_desc_create_with_tag, len(shape), dims, _F32, _ANY_LAYOUT)
 
 
-def primitive_descriptor(name: str, kind: str, algorithm: int | None, *arguments: Any, of: Layer) -> c_void_p:
+def primitive_descriptor(name: str, kind: str, algorithm: int | None, *arguments: Any, of: DescribedLayer
+) -> c_void_p:
     """The descriptor of the primitive that a function of oneDNN's makes of these arguments."""
     library, forward = _library(), kind == "forward"
     return _new(
@@ -159,16 +221,16 @@ def size(descriptor: c_void_p) -> int:
     return _library().brief.dnnl_memory_desc_get_size(descriptor)
 
 
-def all_fast(layer: Layer, *kinds: str) -> bool:
+def all_fast(layer: DescribedLayer, *kinds: str) -> bool:
     """Whether oneDNN is there, with fast kernels for these kinds of a layer's operations on this processor."""
     if not is_available():
         return False
-    _set_up_thread()
+    _use_share_of_cores()
     return all(_is_fast(layer, kind) for kind in kinds)
 
 
 @functools.cache
-def _is_fast(layer: Layer, kind: str) -> bool:
+def _is_fast(layer: DescribedLayer, kind: str) -> bool:
     """Whether there is a kernel beside the reference one, which is for checking results."""
     name = c_char_p()
     try:
@@ -198,6 +260,8 @@ class Operation:
     def __init__(self, buffers: int):
         self.steps: list[tuple[c_void_p, list[Argument]]] = []
         self.scratch, self.scratch_bytes = buffers, 0
+        self.idle: list[list[Any]] = []
+        """Of `_prepare`, those that no call is using now: as many as there ever were calls at once."""
 
     def room(self, role: int, descriptor: c_void_p) -> Argument:
         """An array in scratch."""
@@ -248,15 +312,9 @@ class _ExecutionArgument(ctypes.Structure):
     _fields_ = (("role", c_int), ("memory", c_void_p))
 
 
-_thread = threading.local()
-"""steps: of each operation that a thread has run, as (primitive, arguments, [(memory, buffer, offset)])."""
-
-
-def _set_up_thread() -> None:
+def _use_share_of_cores() -> None:
     """Give this thread its device's share of the cores, for the primitives that it makes and those that it runs."""
-    if not hasattr(_thread, "steps"):
-        _thread.steps = {}
-        _library().brief.omp_set_num_threads(max(1, cores() // jax.local_device_count()))
+    _library().brief.omp_set_num_threads(max(1, cores() // jax.local_device_count()))
 
 
 @functools.cache
@@ -266,20 +324,27 @@ def _turn() -> contextlib.AbstractContextManager:
 
 
 def _execute(key: str, buffers: list[int]) -> None:
-    library = _library()
-    _set_up_thread()
-    if key not in _thread.steps:
-        _thread.steps[key] = _prepare(_operations[key])
+    library, operation = _library(), _operations[key]
+    if len(buffers) != operation.scratch + 1:
+        raise RuntimeError(f"{key} has {len(buffers)} buffers; {operation.scratch + 1} were expected")
+    _use_share_of_cores()
     buffers[-1] = -(-buffers[-1] // _PAGE) * _PAGE
-    for primitive, arguments, places in _thread.steps[key]:
-        for memory, buffer, offset in places:
-            library.brief.dnnl_memory_set_data_handle(memory, c_void_p(buffers[buffer] + offset))
-        with _turn():
-            _check(library.long.dnnl_primitive_execute(primitive, library.stream, len(arguments), arguments))
+    try:  # not kept by thread: each call from a thread of XLA's is a new thread to Python
+        prepared = operation.idle.pop()
+    except IndexError:
+        prepared = _prepare(operation)
+    try:
+        for primitive, arguments, places in prepared:
+            for memory, buffer, offset in places:
+                library.brief.dnnl_memory_set_data_handle(memory, c_void_p(buffers[buffer] + offset))
+            with _turn():
+                _check(library.long.dnnl_primitive_execute(primitive, library.stream, len(arguments), arguments))
+    finally:
+        operation.idle.append(prepared)
 
 
 def _prepare(operation: Operation) -> list[Any]:
-    """The steps of an operation with memory objects, which hold addresses, of this thread's own."""
+    """The steps of an operation with memory objects, which hold addresses, of one call at a time."""
     library, steps = _library(), []
     for primitive, arguments in operation.steps:
         memories = [_new(library.brief.dnnl_memory_create, a.descriptor, library.engine, c_void_p()) for a in arguments]
