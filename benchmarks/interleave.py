@@ -19,6 +19,8 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.table import Table
 
+from jaxconv import limits
+
 READY, MISSING = "ready", "missing"
 _ROUND_SECONDS = 2.0
 _PACKAGES = ["jax", "flax", "optax", "keras", "tensorflow", "tensorflow-cpu", "torch"]
@@ -102,8 +104,7 @@ def machine() -> dict[str, Any]:
     model = platform.processor()
     with contextlib.suppress(OSError, StopIteration), open("/proc/cpuinfo") as cpuinfo:
         model = next(line.split(":")[1].strip() for line in cpuinfo if line.startswith("model name"))
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {"cpu": model, "cores": cores, "system": platform.platform(), "python": platform.python_version()}
+    return {"cpu": model, "cores": limits.cores(), "system": platform.platform(), "python": platform.python_version()}
 
 
 def versions() -> dict[str, str]:

@@ -1,8 +1,10 @@
 """What a later start need not do again, in the user's cache directory: it may be deleted at any time."""
 
+import contextlib
 import hashlib
 import os
 import pathlib
+import time
 import zipfile
 from collections.abc import Callable, Iterable
 
@@ -13,14 +15,37 @@ _MAX_BYTES = 1 << 30
 """Of arrays that are kept: larger sets are read anew at each start rather than fill a disk unasked."""
 
 
+_LEFT_OVER_SECONDS = 24 * 60 * 60
+"""Age of a temporary file that no process can still be writing."""
+
+
 def directory(name: str) -> pathlib.Path | None:
-    """The directory `name` in the user's cache, or None where it cannot be written."""
+    """The directory `name` in the user's cache, which nobody else may read or write.
+
+    None where it cannot be written or belongs to another user: what that one left there is not to be trusted.
+    """
     path = pathlib.Path(platformdirs.user_cache_dir("jaxconv")) / name
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.mkdir(mode=0o700, exist_ok=True)
+        for part in (path.parent, path):
+            if hasattr(os, "geteuid") and part.stat().st_uid != os.geteuid():
+                return None
+            part.chmod(0o700)
     except OSError:
         return None
-    return path if os.access(path, os.W_OK) else None
+    if not os.access(path, os.W_OK):
+        return None
+    _sweep(path)
+    return path
+
+
+def _sweep(path: pathlib.Path) -> None:
+    """Remove what processes that were killed left half written."""
+    for file in path.glob("*.tmp"):
+        with contextlib.suppress(OSError):  # another process sweeps too
+            if time.time() - file.stat().st_mtime > _LEFT_OVER_SECONDS:
+                file.unlink()
 
 
 def arrays(

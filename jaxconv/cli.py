@@ -1,5 +1,6 @@
 """From the command line to a run, and from an error to a sentence and an exit status."""
 
+import contextlib
 import os
 import pathlib
 import sys
@@ -48,11 +49,25 @@ def run(mode: str, config: Config, workdir: str) -> None:
 
         runtime.prepare(config)
         results = {"train": train.train, "evaluate": train.evaluate}[mode](config, pathlib.Path(workdir))
-    except UserError as error:
+        shown = {"train": _TEST, "evaluate": _VALIDATION | _TEST}[mode]
+        for key in [key for key in shown if key in results]:
+            print(f"{shown[key]}: {float('nan') if results[key] is None else results[key]:.4f}")
+    except (UserError, interrupt.Interrupted) as error:
         _exit(error)
-    if mode == "evaluate":
-        print(f"Validation score: {results['val_loss']:.4f}\nValidation accuracy: {results['val_accuracy']:.4f}")
-    print(f"Test score: {results['test_loss']:.4f}\nTest accuracy: {results['test_accuracy']:.4f}")
+    finally:
+        _wait_for_devices()
+
+
+_VALIDATION = {"val_loss": "Validation score", "val_accuracy": "Validation accuracy"}
+_TEST = {"test_loss": "Test score", "test_accuracy": "Test accuracy"}
+
+
+def _wait_for_devices() -> None:
+    """Let the step in flight end: a process that ends beneath one may crash."""
+    if jax := sys.modules.get("jax"):
+        for array in jax.live_arrays():
+            with contextlib.suppress(Exception):  # of a step that failed, which has been said
+                array.block_until_ready()
 
 
 def _unraisablehook(unraisable: Any) -> None:
@@ -61,6 +76,6 @@ def _unraisablehook(unraisable: Any) -> None:
         sys.__unraisablehook__(unraisable)
 
 
-def _exit(error: UserError) -> NoReturn:
+def _exit(error: UserError | interrupt.Interrupted) -> NoReturn:
     print(f"{os.path.basename(sys.argv[0])}: {error}", file=sys.stderr)
     sys.exit(error.exit_status)

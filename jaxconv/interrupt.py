@@ -8,14 +8,12 @@ import sys
 from collections.abc import Callable, Iterator
 from types import FrameType
 
-from jaxconv.errors import UserError
-
 _received: list[int] = []
 _deferred = False
 
 
-class Interrupted(UserError):
-    """A signal ended the run, and nothing was lost."""
+class Interrupted(BaseException):
+    """A signal ended the run, and nothing was lost. As KeyboardInterrupt, nothing that expects errors catches it."""
 
     def __init__(self, signum: int, where: str = ""):
         self.exit_status = 128 + signum

@@ -24,10 +24,12 @@ SCHEDULES = {
 def create_schedule(config: Config, *, num_epochs: int, steps_per_epoch: int) -> optax.Schedule:
     """The learning rate as a function of the step: linear warm-up, then config.schedule to the last step.
 
+    A warm-up longer than the run ends with it, below config.learning_rate.
+
     Raises:
         ConfigError: the schedule is not known.
     """
-    warmup_steps = round(min(config.warmup_epochs, num_epochs) * steps_per_epoch)
+    warmup_steps = round(config.warmup_epochs * steps_per_epoch)
     decay_steps = max(num_epochs * steps_per_epoch - warmup_steps, 1)
     decay = choose("optimizer.schedule", config.schedule, SCHEDULES)(config.learning_rate, decay_steps)
     if not warmup_steps:

@@ -1,7 +1,6 @@
 """Devices: one mesh with axis "data"; parameters on every device, batches split among them."""
 
 import collections
-import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -11,11 +10,6 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxconv.config import Config
 from jaxconv.errors import ConfigError
-
-
-def cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def make_mesh(config: Config) -> Mesh:

@@ -5,20 +5,22 @@ import os
 import pathlib
 import platform
 import warnings
+from typing import Any
 
 import jax
 from jax.extend.backend import clear_backends
 
 from jaxconv import cache, models
 from jaxconv.config import Config
+from jaxconv.limits import cores
 from jaxconv.ops import onednn
-from jaxconv.parallel import cores
 
 
 def prepare(config: Config) -> None:
     """Set JAX up for a run; to be called before its first use."""
-    _set_host_devices(config)
+    os.environ.setdefault("PJRT_NPROC", str(cores()))  # XLA:CPU itself knows of no quota
     _keep_compiled_programs()
+    _set_host_devices(config)
 
 
 def _set_host_devices(config: Config) -> None:
@@ -50,10 +52,29 @@ def _keep_compiled_programs() -> None:
     warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache entry")
 
 
+def processor(device: Any) -> str:
+    """What a device is: the processor itself where that is the device, since its kernels depend on it."""
+    if device.platform != "cpu":
+        return device.device_kind
+    about = _cpu_info()
+    if "model name" not in about:
+        return platform.processor() or platform.machine()
+    return f"{about['model name']} (family {about.get('cpu family')}, model {about.get('model')})"
+
+
 def _cpu() -> str:
-    try:
-        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
-        features = next(line for line in lines if line.startswith(("flags", "Features")))
-    except (OSError, StopIteration):
-        features = platform.node()  # other systems do not say; then by machine
+    about = _cpu_info()
+    features = (
+        about.get("flags") or about.get("Features") or platform.node()
+    )  # other systems do not say; then by machine
     return hashlib.sha256(f"{platform.machine()} {features}".encode()).hexdigest()[:12]
+
+
+def _cpu_info() -> dict[str, str]:
+    """What Linux says of the first core."""
+    try:
+        first = pathlib.Path("/proc/cpuinfo").read_text().split("\n\n")[0]
+    except OSError:
+        return {}
+    pairs = (line.partition(":") for line in first.splitlines())
+    return {key.strip(): value.strip() for key, _, value in pairs}

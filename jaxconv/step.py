@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax.training import train_state
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from jaxconv.config import Config
 
@@ -140,3 +140,12 @@ def eval_step(state: TrainState, batch: Batch, sums: Sums) -> Sums:
     """`sums` and those over a batch, without dropout and label smoothing."""
     logits = state.apply_fn({"params": state.params}, batch["image"], train=False)
     return sums + sums_of(cross_entropy(logits, batch), logits, batch)
+
+
+@jax.jit
+def is_finite(state: TrainState) -> Bool[Array, ""]:
+    """Whether every parameter and every number of the optimizer is finite."""
+    floats = [
+        leaf for leaf in jax.tree.leaves((state.params, state.opt_state)) if jnp.issubdtype(leaf.dtype, jnp.inexact)
+    ]
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in floats]))

@@ -1,5 +1,6 @@
 """A run from top to bottom: devices, data, model, optimizer, restore, epochs, test."""
 
+import functools
 import pathlib
 import signal
 import time
@@ -11,9 +12,8 @@ import jax
 import numpy as np
 import optax
 from jax.sharding import Mesh
-from tensorboardX import SummaryWriter
 
-from jaxconv import checkpoint, console, interrupt
+from jaxconv import checkpoint, console, interrupt, memory, runtime
 from jaxconv import workdir as files
 from jaxconv.config import Config
 from jaxconv.data import augment, pipeline, sources
@@ -22,7 +22,7 @@ from jaxconv.models import create_model, num_params, resolve
 from jaxconv.ops import onednn
 from jaxconv.optimizers import create_optimizer, create_schedule
 from jaxconv.parallel import make_mesh, prefetch_to_devices, replicated, split_by_example
-from jaxconv.step import Batch, Sums, TrainState, create_state, eval_step, make_train_step
+from jaxconv.step import Batch, Sums, TrainState, create_state, eval_step, is_finite, make_train_step
 
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Sums]]
 EvalStep = Callable[[TrainState, Batch, Sums], Sums]
@@ -42,44 +42,68 @@ def train(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
     """
     config = resolve_config(config)
     files.check(workdir, config)
-    summary = files.read_summary(workdir)
-    if summary is not None and summary["epochs"] == config.num_epochs:
-        console.say(f"The run in {workdir} is finished; name another --workdir to train again.")
+    if (summary := _finished(workdir, config)) is not None:
         return summary
     started = time.monotonic()
     parts = set_up(config)
-    with files.claim(workdir, config), checkpoint.open_checkpoints(workdir) as checkpoints:
-        return _train(parts, workdir, checkpoints, started)
+    with files.claim(workdir, config):
+        if (summary := _finished(workdir, config)) is not None:  # by another process, meanwhile
+            return summary
+        checkpoint.check_space(workdir, parts.state)
+        restored = checkpoint.restore_latest(workdir, parts.state, replicated(parts.mesh))
+        with checkpoint.open_checkpoints(workdir) as checkpoints:
+            return _train(parts, checkpoints, restored, started)
 
 
-def _train(parts: "Setup", workdir: pathlib.Path, checkpoints: Any, started: float) -> dict[str, Any]:
+def _finished(workdir: pathlib.Path, config: Config) -> dict[str, Any] | None:
+    summary = files.read_summary(workdir)
+    if summary is None or summary["epochs"] != config.num_epochs:
+        return None
+    console.say(f"The run in {workdir} is finished; name another --workdir to train again.")
+    return summary
+
+
+def _train(
+    parts: "Setup",
+    checkpoints: checkpoint.Checkpoints,
+    restored: tuple[TrainState, checkpoint.Progress] | None,
+    started: float,
+) -> dict[str, Any]:
     config, state, mesh, steps_per_epoch = parts.config, parts.state, parts.mesh, parts.steps_per_epoch
+    workdir = checkpoints.workdir
     last_step = config.num_epochs * steps_per_epoch
     console.print_model(config.model.name, parts.model, parts.image_shape)
     console.say(
         f"{config.data.name}: {len(parts.train.labels):,} examples to train on, "
         f"{len(parts.validation.labels):,} to validate; {mesh.size} x {_kind(mesh)}; {workdir}"
     )
+    if mesh.devices.flat[0].platform == "cpu" and (problem := onednn.problem()):
+        console.say(f"oneDNN is installed and not used, which makes the run slower: {problem}.")
 
     # ---- Restore
-    progress: checkpoint.Progress = {"history": [], "epoch_seconds": 0.0, "wall_seconds": 0.0}
-    if (restored := checkpoint.restore_latest(checkpoints, state, replicated(mesh))) is not None:
+    versions = _versions(parts)
+    progress: checkpoint.Progress = {"history": [], "epoch_seconds": 0.0, "wall_seconds": 0.0, "versions": versions}
+    if restored is not None:
         state, progress = restored
         console.say(f"Resumed at step {int(state.step)} of {last_step}.")
+        if changed := files.changed_versions(progress["versions"], versions):
+            console.say(changed)
+        progress["versions"] = versions
     step, history = int(state.step), progress["history"]
     if step > last_step:
         raise ConfigError(
             f"config.num_epochs={config.num_epochs}, but the run in {workdir} is at epoch {step / steps_per_epoch:g}: "
             "ask for more, or name another --workdir."
         )
-    checkpoint.check_space(checkpoints, state)
     wall_seconds_before = progress["wall_seconds"]
     host_devices = mesh.devices.flat[0].platform == "cpu" and mesh.size > 1
     said_first = said_waits = False
 
-    def save(state: TrainState, *, end_of_epoch: bool) -> None:
+    def save(state: TrainState) -> None:
+        if config.stop_on_nan and not is_finite(state):
+            raise _not_finite("A parameter", int(state.step), parts, workdir)
         progress["wall_seconds"] = wall_seconds_before + time.monotonic() - started
-        checkpoint.save(checkpoints, state, progress, end_of_epoch=end_of_epoch)
+        checkpoint.save(checkpoints, state, progress)
 
     # ---- Epochs
     train_step, eval_step = compile_steps(config, parts.mesh, parts.state, parts.image_shape)
@@ -97,10 +121,7 @@ def _train(parts: "Setup", workdir: pathlib.Path, checkpoints: Any, started: flo
     )
     # History and events follow the checkpoint: both are written anew from it.
     files.write_history(workdir, history)
-    tensorboard = SummaryWriter(str(workdir / "tensorboard"), purge_step=0)
-    with tensorboard, interrupt.deferred() as interrupted:
-        for record in history:
-            files.write_events(tensorboard, record)
+    with files.open_events(workdir, history) as tensorboard, interrupt.deferred() as interrupted:
         for epoch in range(len(history) + 1, config.num_epochs + 1):
             first_step, end = (epoch - 1) * steps_per_epoch, epoch * steps_per_epoch
             if step == first_step:
@@ -119,7 +140,7 @@ def _train(parts: "Setup", workdir: pathlib.Path, checkpoints: Any, started: flo
                     step += 1
                     running.append((step, sums))
                     due = config.checkpoint_every_steps and step % config.checkpoint_every_steps == 0
-                    stop = interrupted() or (checkpoints.reached_preemption(step) and signal.SIGTERM)
+                    stop = interrupted() or (checkpoints.manager.reached_preemption(step) and signal.SIGTERM)
                     # One step runs while the host prepares the next, but not before a checkpoint, which must be
                     # finite, and not on host devices: XLA:CPU can deadlock in the collectives of steps that overlap.
                     overlap = 0 if host_devices or due or stop or step == end else 1
@@ -127,14 +148,14 @@ def _train(parts: "Setup", workdir: pathlib.Path, checkpoints: Any, started: flo
                         done, sums = running.pop(0)
                         jax.block_until_ready(sums)
                         if config.stop_on_nan and not np.isfinite(sums.loss):
-                            raise _not_finite(done, parts, checkpoints)
+                            raise _not_finite("The loss", done, parts, workdir)
                         update_bar(done - first_step, sums)
                         if not said_first:
                             console.say(f"First step done {time.monotonic() - started:.1f} s after the start.")
                             said_first = True
                     if step < end and (due or stop):
                         progress["epoch_seconds"] = seconds_before + time.monotonic() - began
-                        save(state, end_of_epoch=False)
+                        save(state)
                     if step < end and stop:
                         checkpoint.wait(checkpoints, state)
                         raise interrupt.Interrupted(stop, f" after step {step} of {last_step}")
@@ -156,7 +177,7 @@ def _train(parts: "Setup", workdir: pathlib.Path, checkpoints: Any, started: flo
                 "data_wait": data_wait,
             }
             history.append(record)
-            save(state, end_of_epoch=True)
+            save(state)
             files.write_history(workdir, history)
             files.write_events(tensorboard, record)
             console.print_epoch(record, config.num_epochs, steps_per_epoch)
@@ -173,8 +194,7 @@ def _train(parts: "Setup", workdir: pathlib.Path, checkpoints: Any, started: flo
 
     # ---- Test, once, with the parameters of the best epoch
     params_sha256 = checkpoint.sha256(state.params)
-    best = checkpoint.best_epoch(history)
-    state = checkpoint.restore_best(checkpoints, best, state, replicated(mesh))
+    state, best = checkpoint.restore_best(workdir, state, replicated(mesh))
     test = parts.source.load(config.data.test)
     test_loss, test_accuracy = evaluate_examples(eval_step, state, test, parts)
     summary = {
@@ -193,7 +213,7 @@ def _train(parts: "Setup", workdir: pathlib.Path, checkpoints: Any, started: flo
         "devices": mesh.size,
         "processes": jax.process_count(),
         "platform": mesh.devices.flat[0].platform,
-        "versions": files.versions(),
+        "versions": versions,
         "params_sha256": params_sha256,
     }
     files.write_summary(workdir, summary)
@@ -208,18 +228,31 @@ def _kind(mesh: Mesh) -> str:
     return f"cpu {'with' if onednn.is_available() else 'without'} oneDNN"
 
 
-def _not_finite(step: int, parts: "Setup", checkpoints: Any) -> UserError:
-    latest = checkpoints.latest_step()
-    kept = f"the checkpoint of step {latest} is kept" if latest is not None else "there is no checkpoint before it"
+def _versions(parts: "Setup") -> dict[str, str | None]:
+    """What the bits of a run depend on beside its config."""
+    return files.versions() | {
+        "onednn": onednn.version(),
+        "data": parts.source.version,
+        "processor": runtime.processor(parts.mesh.devices.flat[0]),
+    }
+
+
+def _not_finite(what: str, step: int, parts: "Setup", workdir: pathlib.Path) -> UserError:
+    written = checkpoint.steps(workdir)
+    kept = f"the checkpoint of step {written[0]} is kept" if written else "there is no checkpoint before it"
     learning_rate = float(np.asarray(parts.schedule(step - 1)))
     return UserError(
-        f"The loss is not finite at step {step} (learning rate {learning_rate:g}); {kept}. "
+        f"{what} is not finite at step {step} (learning rate {learning_rate:g}); {kept}. "
         "Lower config.optimizer.learning_rate or look at the data; --config.stop_on_nan=False goes on all the same."
     )
 
 
 def evaluate(config: Config, workdir: pathlib.Path) -> dict[str, float]:
-    """Loss and accuracy of the best epoch so far of the run in `workdir`, on validation and test.
+    """Loss and accuracy of the best epoch so far of the run in `workdir`; changes nothing there.
+
+    Returns:
+        val_loss and val_accuracy; and test_loss and test_accuracy if the run is finished, since before that the test
+        set stays closed.
 
     Raises:
         UserError: there is no run of this config with a finished epoch.
@@ -229,22 +262,18 @@ def evaluate(config: Config, workdir: pathlib.Path) -> dict[str, float]:
         raise ConfigError(f"--workdir={workdir} holds no run: train one with --mode=train first.")
     files.check(workdir, config)
     parts = set_up(config)
-    history = files.read_history(workdir)
-    if not history:
-        raise UserError(f"The run in {workdir} has not finished an epoch: train on with --mode=train.")
-    best = checkpoint.best_epoch(history)
-    with checkpoint.open_checkpoints(workdir) as checkpoints:
-        state = checkpoint.restore_best(checkpoints, best, parts.state, replicated(parts.mesh))
+    state, best = checkpoint.restore_best(workdir, parts.state, replicated(parts.mesh))
     _, eval_step = compile_steps(config, parts.mesh, parts.state, parts.image_shape)
-    val_loss, val_accuracy = evaluate_examples(eval_step, state, parts.validation, parts)
-    test = parts.source.load(config.data.test)
-    test_loss, test_accuracy = evaluate_examples(eval_step, state, test, parts)
-    return {
-        "val_loss": val_loss,
-        "val_accuracy": val_accuracy,
-        "test_loss": test_loss,
-        "test_accuracy": test_accuracy,
-    }
+    results = {}
+    results["val_loss"], results["val_accuracy"] = evaluate_examples(eval_step, state, parts.validation, parts)
+    if files.read_summary(workdir) is not None:
+        test = parts.source.load(config.data.test)
+        results["test_loss"], results["test_accuracy"] = evaluate_examples(eval_step, state, test, parts)
+    else:
+        console.say(
+            f"The best of the epochs so far is {best['epoch']}. The test set stays closed until the run is finished."
+        )
+    return results
 
 
 class Setup(NamedTuple):
@@ -285,7 +314,8 @@ def set_up(config: Config) -> Setup:
     model = create_model(config.model, source.num_classes)
     schedule = create_schedule(config.optimizer, num_epochs=config.num_epochs, steps_per_epoch=steps_per_epoch)
     optimizer = create_optimizer(config.optimizer, schedule)
-    state = create_state(model, optimizer, train.images.shape[1:], config.seed)
+    create = functools.partial(create_state, model, optimizer, train.images.shape[1:], config.seed)
+    memory.check_net(model, create, train.images.shape[1:], config.batch_size, mesh)
     return Setup(
         config=config,
         mesh=mesh,
@@ -297,7 +327,7 @@ def set_up(config: Config) -> Setup:
         normalizer=pipeline.fit_normalizer(train),
         model=model,
         schedule=schedule,
-        state=jax.device_put(state, replicated(mesh)),
+        state=jax.device_put(create(), replicated(mesh)),
         steps_per_epoch=steps_per_epoch,
     )
 

