@@ -6,7 +6,7 @@ import pathlib
 import sys
 import warnings
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any
 
 from absl import app, logging
 
@@ -24,7 +24,8 @@ def start(main: Callable[[list[str]], None]) -> None:
         try:
             return parse_flags(argv)
         except UserError as error:
-            _exit(error)
+            _say(error)
+            sys.exit(error.exit_status)
 
     allocator.restart_with_huge_pages()
     app.run(main, flags_parser=parse)
@@ -53,7 +54,10 @@ def run(mode: str, config: Config, workdir: str) -> None:
         for key in [key for key in shown if key in results]:
             print(f"{shown[key]}: {float('nan') if results[key] is None else results[key]:.4f}")
     except (UserError, interrupt.Interrupted) as error:
-        _exit(error)
+        _say(error)
+        _wait_for_devices()
+        sys.stdout.flush()
+        os._exit(error.exit_status)  # threads that wait for the network, in a download, would hold the process up
     finally:
         _wait_for_devices()
 
@@ -76,6 +80,5 @@ def _unraisablehook(unraisable: Any) -> None:
         sys.__unraisablehook__(unraisable)
 
 
-def _exit(error: UserError | interrupt.Interrupted) -> NoReturn:
-    print(f"{os.path.basename(sys.argv[0])}: {error}", file=sys.stderr)
-    sys.exit(error.exit_status)
+def _say(error: UserError | interrupt.Interrupted) -> None:
+    print(f"{os.path.basename(sys.argv[0])}: {error}", file=sys.stderr, flush=True)

@@ -136,7 +136,7 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "model.dense": (lambda units: all(map(_size, units)), f"a tuple of numbers of units {_A_SIZE}, such as (512,)"),
     "model.dense_dropout": (_fraction, "at least 0 and below 1"),
     "optimizer.learning_rate": (lambda rate: 0 < rate < float("inf"), "above 0 and finite"),
-    "optimizer.warmup_epochs": (_finite, "0 or more and finite"),
+    "optimizer.warmup_epochs": (lambda epochs: 0 <= epochs <= 1_000_000, "from 0 to 1000000"),
     "optimizer.momentum": (_fraction, "at least 0 and below 1"),
     "optimizer.weight_decay": (_finite, "0 or more and finite"),
 }

@@ -29,7 +29,7 @@ def create_schedule(config: Config, *, num_epochs: int, steps_per_epoch: int) ->
     Raises:
         ConfigError: the schedule is not known.
     """
-    warmup_steps = round(config.warmup_epochs * steps_per_epoch)
+    warmup_steps = min(round(config.warmup_epochs * steps_per_epoch), 2**31 - 1)  # as large as steps can be
     decay_steps = max(num_epochs * steps_per_epoch - warmup_steps, 1)
     decay = choose("optimizer.schedule", config.schedule, SCHEDULES)(config.learning_rate, decay_steps)
     if not warmup_steps:

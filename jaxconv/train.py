@@ -101,7 +101,7 @@ def _train(
 
     def save(state: TrainState) -> None:
         if config.stop_on_nan and not is_finite(state):
-            raise _not_finite("A parameter", int(state.step), parts, workdir)
+            raise _not_finite("A parameter, or what the optimizer keeps of one,", state, parts, checkpoints)
         progress["wall_seconds"] = wall_seconds_before + time.monotonic() - started
         checkpoint.save(checkpoints, state, progress)
 
@@ -148,7 +148,7 @@ def _train(
                         done, sums = running.pop(0)
                         jax.block_until_ready(sums)
                         if config.stop_on_nan and not np.isfinite(sums.loss):
-                            raise _not_finite("The loss", done, parts, workdir)
+                            raise _not_finite("The loss", state, parts, checkpoints, done)
                         update_bar(done - first_step, sums)
                         if not said_first:
                             console.say(f"First step done {time.monotonic() - started:.1f} s after the start.")
@@ -237,9 +237,13 @@ def _versions(parts: "Setup") -> dict[str, str | None]:
     }
 
 
-def _not_finite(what: str, step: int, parts: "Setup", workdir: pathlib.Path) -> UserError:
-    written = checkpoint.steps(workdir)
+def _not_finite(
+    what: str, state: TrainState, parts: "Setup", checkpoints: checkpoint.Checkpoints, step: int | None = None
+) -> UserError:
+    checkpoint.wait(checkpoints, state)
+    written = checkpoint.steps(checkpoints.workdir)
     kept = f"the checkpoint of step {written[0]} is kept" if written else "there is no checkpoint before it"
+    step = step or int(state.step)
     learning_rate = float(np.asarray(parts.schedule(step - 1)))
     return UserError(
         f"{what} is not finite at step {step} (learning rate {learning_rate:g}); {kept}. "

@@ -168,7 +168,7 @@ def _read_json(path: pathlib.Path) -> Any:
     """
     try:
         return json.loads(path.read_text())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (ValueError, OSError):
         raise UserError(f"{path} cannot be read as JSON: put it back, or name another --workdir.") from None

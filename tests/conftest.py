@@ -113,12 +113,12 @@ def get_config():
     return path
 
 
-def start(*arguments: object, **keywords) -> subprocess.Popen:
+def start(*arguments: object, program: str | pathlib.Path = "launch.py", **keywords) -> subprocess.Popen:
     """launch.py, started as a user starts it, away from the network."""
     environment = os.environ | NO_NETWORK | keywords.pop("env", {})
     environment.pop("XLA_FLAGS", None)
     keywords = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": ROOT} | keywords
-    return subprocess.Popen([sys.executable, "launch.py", *map(str, arguments)], env=environment, **keywords)
+    return subprocess.Popen([sys.executable, program, *map(str, arguments)], env=environment, **keywords)
 
 
 def launch(*arguments: object, status: int = 0, **keywords) -> subprocess.CompletedProcess:

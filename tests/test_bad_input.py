@@ -1,16 +1,21 @@
 """A table of what can be wrong with a run: each row ends in one sentence, before the workdir is touched."""
 
+import errno
+import json
 import math
 import os
+import re
 
 import numpy as np
 import pytest
 
+from jaxconv import train as trains
 from jaxconv.config import validate
 from jaxconv.data.sources import Examples, check
 from jaxconv.errors import ConfigError, UserError
 from jaxconv.train import train
 from jaxconv.workdir import claim
+from tests.conftest import ROOT, launch
 
 HUGE, NAN, INF = 10**12, math.nan, math.inf
 
@@ -78,6 +83,7 @@ VALUES = [
     ("model.kernel_size", 0),
     ("model.kernel_size", -3),
     ("model.kernel_size", HUGE),
+    ("model.kernel_size", 65536),  # more memory than there is
     ("model.strides", 0),
     ("model.strides", HUGE),
     ("model.padding", "full"),
@@ -102,6 +108,7 @@ VALUES = [
     ("optimizer.schedule", "cosin"),
     ("optimizer.warmup_epochs", -1.0),
     ("optimizer.warmup_epochs", NAN),
+    ("optimizer.warmup_epochs", 1e300),
     ("optimizer.momentum", 1.0),
     ("optimizer.momentum", -0.1),
     ("optimizer.weight_decay", -1e-4),
@@ -176,6 +183,54 @@ def test_a_workdir_that_cannot_be_made(tiny, tmp_path):
         train(tiny, tmp_path / "file" / "run")
 
 
+def test_a_workdir_in_a_place_that_takes_none():
+    process = launch(f"--config={ROOT}/configs/quickstart.py", "--workdir=/proc/nope", status=1)
+    assert re.search(r"--workdir=/proc/nope cannot be written \(.+\): make room, or name another\.$", process.stderr)
+    assert "Traceback" not in process.stderr
+
+
+def test_a_workdir_that_became_another_runs_meanwhile(tiny, tmp_path):
+    """As if the other had been claimed and left between the first look and the lock."""
+    tiny.seed = 7
+    with claim(tmp_path / "run", tiny):
+        pass
+    tiny.seed = 8
+    with pytest.raises(ConfigError, match=r"config.seed: 7 there, 8 here"), claim(tmp_path / "run", tiny):
+        pass
+
+
+def test_a_run_that_another_process_finished_meanwhile(tiny, tmp_path, monkeypatch, capsys):
+    set_up, finished = trains.set_up, []
+
+    def slowly(config):
+        if not finished:
+            finished.append(None)
+            finished[0] = train(tiny, tmp_path / "run")
+        return set_up(config)
+
+    monkeypatch.setattr(trains, "set_up", slowly)
+    assert train(tiny, tmp_path / "run") == json.loads(json.dumps(finished[0]))
+    assert "is finished; name another --workdir" in capsys.readouterr().err
+
+
+def test_an_error_of_reading_data_is_not_said_of_the_workdir(tiny, tmp_path, monkeypatch):
+    def broken(*arguments, **keywords):
+        raise OSError(errno.EIO, "Input/output error", "the data")
+
+    monkeypatch.setattr(trains.pipeline, "train_batches", broken)
+    with pytest.raises(OSError, match="the data"):
+        train(tiny, tmp_path / "run")
+
+
+@pytest.mark.parametrize("name", ["config.json", "summary.json"])
+def test_a_broken_file_of_a_run(tiny, tmp_path, name):
+    with claim(tmp_path, trains.resolve_config(tiny)):
+        pass
+    (tmp_path / name).write_text("{")
+    with pytest.raises(UserError, match=f"{name} cannot be read as JSON"):
+        train(tiny, tmp_path)
+
+
 @pytest.mark.skipif(not hasattr(os, "seteuid"), reason="no such permissions")
 def test_a_workdir_that_is_read_only(tiny, tmp_path):
     workdir = tmp_path / "run"
@@ -190,9 +245,3 @@ def test_a_workdir_that_is_read_only(tiny, tmp_path):
     finally:
         os.seteuid(user)
     assert not list(workdir.iterdir())
-
-
-def test_a_broken_config_json(tiny, tmp_path):
-    (tmp_path / "config.json").write_text("{")
-    with pytest.raises(UserError, match="cannot be read as JSON"):
-        train(tiny, tmp_path)

@@ -5,13 +5,20 @@ import os
 import pty
 import re
 import signal
+import socket
+import subprocess
+import sys
 import threading
+import time
 
+import jax
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from jaxconv import checkpoint, train
+from jaxconv.config import load
 from jaxconv.ops import onednn
-from tests.conftest import ROOT, TINY_TEST, launch, read, start, wait_for_step
+from tests.conftest import NO_NETWORK, ROOT, TINY_TEST, launch, read, start, wait_for_step
 
 EPOCHS, STEPS_PER_EPOCH = 5, 11
 
@@ -166,6 +173,103 @@ def test_missing_data_is_one_sentence(tmp_path):
     for part in ("'mnist'", f"{tmp_path}/nothing", "connect", "config.data.data_dir", "configs/quickstart.py"):
         assert part in sentence
     assert not (tmp_path / "run").exists()
+
+
+def test_evaluate_in_a_loop_beside_a_training_that_checkpoints_every_step(tiny_config, finished, tmp_path):
+    """The training ends as if nobody had looked, and each look finds figures of an epoch that was finished."""
+    workdir = tmp_path / "run"
+    flags = [f"--config={tiny_config}", f"--workdir={workdir}", "--config.num_devices=1"]
+    training = start(*flags, "--config.checkpoint_every_steps=1")
+    wait_for_step(workdir, STEPS_PER_EPOCH, training)
+    config = load(str(tiny_config))
+    config.num_devices = 1
+    looks = []
+    while training.poll() is None:
+        looks.append(train.evaluate(config, workdir))
+    _, said = training.communicate()
+    assert training.returncode == 0, said
+    (history, summary), (whole, whole_summary) = read(workdir), read(finished[0])
+    assert history == whole
+    assert summary["params_sha256"] == whole_summary["params_sha256"]
+    assert looks
+    assert {look["val_accuracy"] for look in looks} <= {record["val_accuracy"] for record in history}
+
+
+def test_readers_beside_a_writer_that_deletes_what_they_read(tiny, tmp_path):
+    parts = train.set_up(train.resolve_config(tiny))
+    workdir, sharding = tmp_path, train.replicated(parts.mesh)
+    progress = {"history": [], "versions": {}}
+    found, done = [], threading.Event()
+
+    def write():
+        with checkpoint.open_checkpoints(workdir) as checkpoints:
+            for step in range(1, 40):
+                progress["history"].append({"epoch": step, "val_accuracy": step / 100, "step": step})
+                checkpoint.save(checkpoints, parts.state.replace(step=jax.numpy.int32(step)), progress)
+        done.set()
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    wait_until = time.monotonic() + 60
+    while not checkpoint.steps(workdir) and time.monotonic() < wait_until:
+        time.sleep(0.01)
+    while not done.is_set():
+        state, best = checkpoint.restore_best(workdir, parts.state, sharding)
+        assert int(state.step) == best["step"]
+        found.append(best["step"])
+    writer.join()
+    assert found == sorted(found)
+    assert len(set(found)) > 3
+
+
+def test_ctrl_c_during_a_download(tmp_path):
+    """From a proxy that takes every connection and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as proxy:
+        address = f"http://127.0.0.1:{proxy.getsockname()[1]}"
+        process = start(
+            f"--config={ROOT}/configs/mlp.py",
+            f"--workdir={tmp_path}/run",
+            f"--config.data.data_dir={tmp_path}/nothing",
+            env=dict.fromkeys(NO_NETWORK, address),
+        )
+        proxy.settimeout(60)
+        connection, _ = proxy.accept()
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+        connection.close()
+    assert process.returncode == 130, said
+    assert "Stopped by SIGINT" in said
+    assert "could not be downloaded" not in said
+    assert "Traceback" not in said
+
+
+IN_FLIGHT = """
+import sys, time
+import jax, jax.numpy as jnp
+from jaxconv import cli, train
+from jaxconv.config import default_config
+from jaxconv.errors import UserError
+
+def slow(x):
+    time.sleep(2)
+    print("the step has ended", flush=True)
+    return x
+
+def fail(config, workdir):
+    kept.append(jax.jit(lambda x: jax.pure_callback(slow, x, x))(jnp.ones(3)))
+    raise UserError("It failed.")
+
+kept = []
+train.train = fail
+cli.run("train", default_config(), "unused")
+"""
+
+
+def test_a_fatal_error_waits_for_the_step_in_flight():
+    process = subprocess.run([sys.executable, "-c", IN_FLIGHT], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert process.returncode == 1, process.stderr
+    assert process.stdout == "the step has ended\n"
+    assert process.stderr.endswith("It failed.\n")
 
 
 def test_evaluate_without_a_run(tiny_config, tmp_path):

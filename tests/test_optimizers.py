@@ -63,6 +63,14 @@ def test_schedules():
     assert [float(warm(t)) for t in (0, 7, 14, 42, 70)] == pytest.approx([0, rate / 2, rate, rate / 2, 0])
 
 
+def test_a_warm_up_does_not_depend_on_the_length_of_the_run():
+    config = optimizer_config(learning_rate=0.2, warmup_epochs=30.0)
+    short, long = (create_schedule(config, num_epochs=epochs, steps_per_epoch=7) for epochs in (10, 40))
+    assert [float(short(t)) for t in range(70)] == [float(long(t)) for t in range(70)]
+    assert float(short(69)) == pytest.approx(0.2 * 69 / 210)
+    assert [float(long(t)) for t in (210, 279)] == pytest.approx([0.2, 0.2])
+
+
 def test_unknown_names_are_refused():
     with pytest.raises(ConfigError, match=r"config.optimizer.name='rmsprob' is not known \(did you mean rmsprop"):
         create_optimizer(optimizer_config(name="rmsprob"), optax.constant_schedule(0.1))

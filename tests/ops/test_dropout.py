@@ -19,6 +19,13 @@ def test_share_scale_and_mean(rate):
     assert kept[0] == pytest.approx(1 / (1 - rate), rel=0.02)
 
 
+@pytest.mark.parametrize("rate", [0.999999, 0.9999999, 1e-6])
+def test_rates_near_the_ends_stay_finite(rate):
+    y = np.asarray(dropout(jnp.ones((64, 50, 63)), rate, jax.random.key(0)))
+    assert np.isfinite(y).all()
+    assert abs(np.mean(y == 0) - rate) < 1e-3
+
+
 def test_units_examples_and_keys_are_independent():
     def dropped(seed):
         return np.asarray(dropout(jnp.ones((128, 7, 9)), 0.5, jax.random.key(seed))).reshape(128, -1) == 0

@@ -44,3 +44,14 @@ def test_the_kernels_are_those_expected(kernels):
 def test_equal_elements_give_the_gradient_to_the_first(values):
     x = np.random.default_rng(0).integers(0, values, (3, 8, 8, 5)).astype(np.float32)
     assert_equals_stock(jnp.asarray(x), (2, 2))
+
+
+@pytest.mark.usefixtures("kernels")
+def test_a_window_of_nan_is_nan_and_stays_so_behind_relu():
+    x = np.random.default_rng(0).normal(size=(2, 4, 4, 5)).astype(np.float32)
+    x[1, 2:, :2, 3] = np.nan
+    y = max_pool(jnp.asarray(x), (2, 2))
+    expected = np.zeros(y.shape, bool)
+    expected[1, 1, 0, 3] = True
+    np.testing.assert_array_equal(np.isnan(y), expected)
+    np.testing.assert_array_equal(np.isnan(jax.nn.relu(y)), expected)
