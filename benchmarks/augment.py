@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 from absl import app, flags
-from rich.console import Console
 
 from benchmarks import interleave
 
@@ -159,13 +158,12 @@ def main(argv: list[str]) -> None:
     if len(argv) == 3:
         answer(argv[1], int(argv[2]))
         return
-    console = Console(stderr=True, highlight=False)
     commands = {
         name: interleave.Command(["-m", "benchmarks.augment", name, str(_BATCH_SIZE.value)], {})
         for name in ("jaxconv", *_PEERS.value)
     }
-    with console.status("") as status:
-        figures, missing = interleave.compare(commands, rounds=_ROUNDS.value, say=status.update)
+    with interleave.progress() as say:
+        figures, missing, interrupted = interleave.compare(commands, rounds=_ROUNDS.value, say=say)
     rows, ratios = [], {}
     for name, speeds in figures.items():
         row = {"": name, "images/s on one core": f"{statistics.median(speeds):,.0f}", "our ratio": ""}
@@ -179,6 +177,7 @@ def main(argv: list[str]) -> None:
         "command": "python -m benchmarks.augment",
         "batch_size": _BATCH_SIZE.value,
         "rounds": _ROUNDS.value,
+        "interrupted": interrupted,
         "images_per_s": figures,
         "missing": missing,
         "ratios": ratios,

@@ -13,8 +13,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Mapping
+from typing import IO, Any, NamedTuple
 
 from rich.console import Console
 from rich.table import Table
@@ -44,6 +44,17 @@ def answer(run: Callable[[int], object], images_per_step: int) -> None:
         print(images_per_step * steps / seconds(steps), flush=True)
 
 
+@contextlib.contextmanager
+def progress() -> Iterator[Callable[[str], object]]:
+    """A function that says how far a benchmark is, on stderr: in one changing line on a terminal, else in many."""
+    console = Console(stderr=True, highlight=False)
+    if console.is_terminal:
+        with console.status("") as status:
+            yield status.update
+    else:
+        yield console.print
+
+
 class Command(NamedTuple):
     """Arguments of Python, and what is set in its environment."""
 
@@ -51,46 +62,64 @@ class Command(NamedTuple):
     environment: dict[str, str]
 
 
-def compare(
-    commands: Mapping[str, Command], *, rounds: int, say: Callable[[str], object]
-) -> tuple[dict[str, list[float]], list[str]]:
-    """The figures of each command by its name, round by round, and the names of those that are not installed."""
+class Comparison(NamedTuple):
+    """What came of the contestants."""
+
+    figures: dict[str, list[float]]
+    """By the name of each, round by round."""
+    missing: list[str]
+    """The names of those that are not installed."""
+    interrupted: bool
+    """Whether Ctrl-C came first; the figures are then those of the rounds that were whole."""
+
+
+def compare(commands: Mapping[str, Command], *, rounds: int, say: Callable[[str], object]) -> Comparison:
+    """Start all contestants, then measure them round by round."""
     figures: dict[str, list[float]] = {}
     missing: list[str] = []
-    with contextlib.ExitStack() as stack:
-        running = {}
-        for name, command in commands.items():
-            say(f"{name}: starting")
-            errors = stack.enter_context(tempfile.TemporaryFile("w+"))
-            process = stack.enter_context(
-                subprocess.Popen(
-                    [sys.executable, *command.arguments],
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    stderr=errors,
-                    text=True,
-                    env=os.environ | command.environment | {"TF_CPP_MIN_LOG_LEVEL": "2"},
-                )
-            )
-            stack.callback(process.kill)
-            assert process.stdin and process.stdout
-            first = process.stdout.readline().strip()
-            if first == MISSING:
-                missing.append(name)
-            elif first == READY:
-                running[name], figures[name] = (process.stdin, process.stdout), []
-            else:
-                errors.seek(0)
-                raise RuntimeError(f"{name} failed:\n{errors.read()}")
-        names = list(running)
-        for number in range(rounds):
-            for name in names[number % len(names) :] + names[: number % len(names)]:
-                go, answers = running[name]
-                go.write("\n")
-                go.flush()
-                figures[name].append(float(answers.readline()))
-                say(f"round {number + 1}: {name} {figures[name][-1]:,.0f}")
-    return figures, missing
+    try:
+        with contextlib.ExitStack() as stack:
+            running = {}
+            for name, command in commands.items():
+                say(f"{name}: starting")
+                errors = stack.enter_context(tempfile.TemporaryFile("w+"))
+                if (pipes := _start(name, command, stack, errors)) is None:
+                    missing.append(name)
+                else:
+                    running[name], figures[name] = pipes, []
+            names = list(running)
+            for number in range(rounds):
+                for name in names[number % len(names) :] + names[: number % len(names)]:
+                    go, answers = running[name]
+                    go.write("\n")
+                    go.flush()
+                    figures[name].append(float(answers.readline()))
+                    say(f"round {number + 1}: {name} {figures[name][-1]:,.0f}")
+    except KeyboardInterrupt:
+        whole = min(map(len, figures.values()), default=0)
+        return Comparison({name: speeds[:whole] for name, speeds in figures.items() if whole}, missing, True)
+    return Comparison(figures, missing, False)
+
+
+def _start(name: str, command: Command, stack: contextlib.ExitStack, errors: IO[str]) -> tuple[IO[str], IO[str]] | None:
+    """The stdin and stdout of a contestant that is ready; None if it is not installed."""
+    process = stack.enter_context(
+        subprocess.Popen(
+            [sys.executable, *command.arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            env=os.environ | command.environment | {"TF_CPP_MIN_LOG_LEVEL": "2"},
+        )
+    )
+    stack.callback(process.kill)
+    assert process.stdin and process.stdout
+    first = process.stdout.readline().strip()
+    if first not in (READY, MISSING):
+        errors.seek(0)
+        raise RuntimeError(f"{name} failed:\n{errors.read()}")
+    return (process.stdin, process.stdout) if first == READY else None
 
 
 def ratio(ours: list[float], theirs: list[float]) -> tuple[float, float, float]:
@@ -119,14 +148,17 @@ def versions() -> dict[str, str]:
 
 
 def report(title: str, rows: list[dict[str, str]], result: dict[str, Any], path: str | None) -> None:
-    """Print the rows as a table and write the result to `path`."""
-    table = Table(*rows[0], title=title, title_justify="left")
-    for column in table.columns[1:]:
-        column.justify = "right"
-    for row in rows:
-        table.add_row(*row.values())
-    Console().print(table)
+    """Print the rows as a table and write the result to `path`; end with status 130 if it was interrupted."""
+    if rows:
+        table = Table(*rows[0], title=title, title_justify="left")
+        for column in table.columns[1:]:
+            column.justify = "right"
+        for row in rows:
+            table.add_row(*row.values())
+        Console().print(table)
     if path:
         with open(path, "w") as file:
             json.dump(result, file, indent=1)
             file.write("\n")
+    if result["interrupted"]:
+        sys.exit(130)

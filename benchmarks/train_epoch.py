@@ -21,7 +21,6 @@ import time
 from typing import Any
 
 from absl import app, flags
-from rich.console import Console
 
 from benchmarks import contestants, interleave
 from benchmarks.contestants import NETS
@@ -49,15 +48,19 @@ def run(command: list[str], env: dict[str, str]) -> dict[str, Any] | None:
         env=os.environ | env | {"TF_CPP_MIN_LOG_LEVEL": "2"},
     )
     assert process.stdout
-    for line in process.stdout:
-        errors.append(line)
-        record = json.loads(line) if line.startswith("{") else {}
-        if "missing" in record:
-            return None
-        if "first_step" in record or line.startswith("First step"):
-            first_step = time.perf_counter() - began
-        if "images_per_s" in record:
-            images_per_s.append(record["images_per_s"])
+    try:
+        for line in process.stdout:
+            errors.append(line)
+            record = json.loads(line) if line.startswith("{") else {}
+            if "missing" in record:
+                return None
+            if "first_step" in record or line.startswith("First step"):
+                first_step = time.perf_counter() - began
+            if "images_per_s" in record:
+                images_per_s.append(record["images_per_s"])
+    except KeyboardInterrupt:
+        process.kill()
+        raise
     _, status, usage = os.wait4(process.pid, 0)
     if status or first_step is None:
         raise RuntimeError("".join(errors))
@@ -98,21 +101,26 @@ def run_ours(net: str, examples: int, batch_size: int, env: dict[str, str], augm
 def main(argv: list[str]) -> None:
     """Measure, print and write."""
     net, examples, batch_size = _NET.value, _EXAMPLES.value, _BATCH_SIZE.value
-    console = Console(stderr=True, highlight=False)
     runs: dict[str, list[Any]] = {name: [] for name in ("jaxconv", "augmented", "step alone", *_PEERS.value)}
-    with tempfile.TemporaryDirectory() as cache, console.status("jaxconv: a cold start") as status:
-        env = {"XDG_CACHE_HOME": cache}
-        cold = run_ours(net, examples, batch_size, env)["seconds_to_first_step"]
-        for number in range(_ROUNDS.value):
-            for name in runs:
-                status.update(f"round {number + 1}: {name}")
-                if name in ("jaxconv", "augmented"):
-                    runs[name].append(run_ours(net, examples, batch_size, env, name == "augmented"))
-                elif name == "step alone":
-                    runs[name].append(run_step(net, batch_size, env))
-                else:
-                    command = ["-m", "benchmarks.epochs", name, net, str(examples), str(EPOCHS), str(batch_size)]
-                    runs[name].append(run(command, env))
+    cold, interrupted = None, False
+    try:
+        with tempfile.TemporaryDirectory() as cache, interleave.progress() as say:
+            say("jaxconv: a cold start")
+            env = {"XDG_CACHE_HOME": cache}
+            cold = run_ours(net, examples, batch_size, env)["seconds_to_first_step"]
+            for number in range(_ROUNDS.value):
+                for name in runs:
+                    say(f"round {number + 1}: {name}")
+                    if name in ("jaxconv", "augmented"):
+                        runs[name].append(run_ours(net, examples, batch_size, env, name == "augmented"))
+                    elif name == "step alone":
+                        runs[name].append(run_step(net, batch_size, env))
+                    else:
+                        command = ["-m", "benchmarks.epochs", name, net, str(examples), str(EPOCHS), str(batch_size)]
+                        runs[name].append(run(command, env))
+    except KeyboardInterrupt:  # what is whole is kept
+        interrupted, whole = True, min(map(len, runs.values()))
+        runs = {name: outcomes[:whole] for name, outcomes in runs.items() if whole}
 
     rows, result = [], {}
     for name, outcomes in runs.items():
@@ -144,6 +152,7 @@ def main(argv: list[str]) -> None:
         "examples": examples,
         "batch_size": batch_size,
         "rounds": _ROUNDS.value,
+        "interrupted": interrupted,
         "seconds_to_first_step_cold": cold,
         "contestants": result,
         "machine": interleave.machine(),

@@ -11,7 +11,6 @@ import statistics
 from typing import Any
 
 from absl import app, flags
-from rich.console import Console
 
 from benchmarks import interleave
 from benchmarks.contestants import ALLOCATOR, CONTESTANTS, NETS, environment
@@ -30,14 +29,19 @@ def _known(values: dict[str, Any]) -> bool:
     return set(values["nets"]) <= set(NETS) and set(values["peers"]) <= set(PEERS)
 
 
-def measure(net: str, peers: list[str], batch_size: int, rounds: int, say: Any) -> dict[str, Any]:
-    """Images per second of every contestant on one net, and our ratios to each."""
+def measure(net: str, peers: list[str], batch_size: int, rounds: int, say: Any) -> tuple[dict[str, Any] | None, bool]:
+    """Images per second of every contestant on one net, and our ratios to each, if any round was whole.
+
+    Also whether Ctrl-C came before the last round.
+    """
     names = ["jaxconv", *(peer + suffix for peer in peers for suffix in ("", ALLOCATOR))]
     commands = {
         name: interleave.Command(["-m", "benchmarks.contestants", name, net, str(batch_size)], environment(name))
         for name in names
     }
-    figures, missing = interleave.compare(commands, rounds=rounds, say=lambda line: say(f"{net}: {line}"))
+    figures, missing, interrupted = interleave.compare(commands, rounds=rounds, say=lambda line: say(f"{net}: {line}"))
+    if not figures:
+        return None, interrupted
     ours = figures["jaxconv"]
     result: dict[str, Any] = {"images_per_s": figures, "missing": missing, "ratios": {}}
     for kind, suffix in (("as people run them", ""), ("equal allocator settings", ALLOCATOR)):
@@ -46,17 +50,19 @@ def measure(net: str, peers: list[str], batch_size: int, rounds: int, say: Any) 
             fastest = max(there, key=lambda name: statistics.median(figures[name]))
             middle, lowest, highest = interleave.ratio(ours, figures[fastest])
             result["ratios"][kind] = {"peer": fastest, "median": middle, "lowest": lowest, "highest": highest}
-    return result
+    return result, interrupted
 
 
 def main(argv: list[str]) -> None:
     """Measure, print and write."""
-    peers, console = _PEERS.value, Console(stderr=True, highlight=False)
-    with console.status("") as status:
-        nets = {
-            net: measure(net, peers, _BATCH_SIZE.value, _ROUNDS.value, lambda line: status.update(line))
-            for net in _NETS.value
-        }
+    nets, interrupted = {}, False
+    with interleave.progress() as say:
+        for net in _NETS.value:
+            result, interrupted = measure(net, _PEERS.value, _BATCH_SIZE.value, _ROUNDS.value, say)
+            if result is not None:
+                nets[net] = result
+            if interrupted:
+                break
     rows = []
     for net, result in nets.items():
         row = {"images/s": net}
@@ -69,11 +75,13 @@ def main(argv: list[str]) -> None:
             )
         rows.append(row)
     # Contestants below each other: there are more of them than nets.
-    turned = [{"": key} | {row["images/s"]: row[key] for row in rows} for key in rows[0] if key != "images/s"]
+    keys = [key for key in rows[0] if key != "images/s"] if rows else []
+    turned = [{"": key} | {row["images/s"]: row.get(key, "") for row in rows} for key in keys]
     result = {
         "command": "python -m benchmarks.train_step",
         "batch_size": _BATCH_SIZE.value,
         "rounds": _ROUNDS.value,
+        "interrupted": interrupted,
         "nets": nets,
         "machine": interleave.machine(),
         "versions": interleave.versions(),

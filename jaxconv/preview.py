@@ -30,10 +30,10 @@ def preview(config: Config, workdir: pathlib.Path) -> pathlib.Path:
             f"--mode=preview draws images of two dimensions with 1 or 3 channels; those of config.data.name="
             f"{config.data.name!r} are of shape {train.images.shape[1:]}."
         )
-    path = workdir / "figures" / "preview.png"
+    path, images = workdir / "figures" / "preview.png", rows(train, config)
     with writing(workdir):
         path.parent.mkdir(parents=True, exist_ok=True)
-        _draw(rows(train, config), path, f"{config.data.name}, {config.data.train}")
+        _draw(images, path, f"{config.data.name}, {config.data.train}")
     return path
 
 

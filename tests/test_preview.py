@@ -50,7 +50,9 @@ def test_a_workdir_that_cannot_be_written(tiny, tmp_path):
 
 def test_images_that_cannot_be_drawn(tiny, tmp_path, monkeypatch):
     train = sources.Examples(np.zeros((3, 8, 1), np.uint8), np.zeros(3, np.int32))
-    monkeypatch.setattr(sources, "open_source", lambda data: sources.Source(2, lambda split: train, lambda split: None))
+    monkeypatch.setattr(
+        sources, "open_source", lambda data: sources.Source(2, "mine", lambda split: train, lambda split: None)
+    )
     with pytest.raises(ConfigError, match=r"two dimensions with 1 or 3 channels.*\(8, 1\)"):
         preview(tiny, tmp_path / "run")
     assert not (tmp_path / "run").exists()
