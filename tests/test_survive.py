@@ -1,6 +1,6 @@
 """What a night can bring: kills, signals, a second start, a disk that ends, other devices.
 
-python -m pytest -m survive -s     the long harness: 100 kills and more device counts
+python -m pytest -m survive -n 0 -s     the long harness: 100 kills and more device counts
 """
 
 import json
