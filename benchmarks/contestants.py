@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks import interleave
-from jaxconv import allocator
+from jaxconv.platform import allocator
 
 Run = Callable[[int], object]
 
@@ -54,19 +54,20 @@ def jaxconv(name: str, batch_size: int) -> Run:
     import jax
 
     from jaxconv import config as configs
-    from jaxconv import runtime
+    from jaxconv.platform import devices as runtime
 
     config = configs.load(f"configs/{name}.py")
     config.batch_size = batch_size
     runtime.prepare(config)
 
-    from jaxconv.models import create_model
-    from jaxconv.optimizers import create_optimizer, create_schedule
-    from jaxconv.parallel import make_mesh, replicated, split_by_example
-    from jaxconv.step import create_state
+    from jaxconv.models.registry import create_model
+    from jaxconv.parallel.mesh import make_mesh
+    from jaxconv.parallel.sharding import replicated, split_by_example
     from jaxconv.train import compile_steps
+    from jaxconv.training.optimizers import create_optimizer, create_schedule
+    from jaxconv.training.state import create_state
 
-    net, mesh = NETS[name], make_mesh(config)
+    net, mesh = NETS[name], make_mesh(config.num_devices, config.batch_size)
     images, labels = batch_of(net, batch_size)
     schedule = create_schedule(config.optimizer, num_epochs=config.num_epochs, steps_per_epoch=1000)
     optimizer = create_optimizer(config.optimizer, schedule)

@@ -19,7 +19,7 @@ from typing import IO, Any, NamedTuple
 from rich.console import Console
 from rich.table import Table
 
-from jaxconv import limits
+from jaxconv.platform import limits
 
 READY, MISSING = "ready", "missing"
 _ROUND_SECONDS = 2.0

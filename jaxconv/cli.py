@@ -10,9 +10,10 @@ from typing import Any
 
 from absl import app, logging
 
-from jaxconv import allocator, interrupt
 from jaxconv.config import Config, parse_flags, validate
 from jaxconv.errors import UserError
+from jaxconv.platform import allocator
+from jaxconv.runs import interrupt
 
 MODES = ("train", "evaluate", "preview")
 
@@ -46,7 +47,8 @@ def run(mode: str, config: Config, workdir: str) -> None:
 
             print(preview.preview(config, pathlib.Path(workdir)))
             return
-        from jaxconv import runtime, train
+        from jaxconv import train
+        from jaxconv.platform import devices as runtime
 
         runtime.prepare(config)
         results = {"train": train.train, "evaluate": train.evaluate}[mode](config, pathlib.Path(workdir))

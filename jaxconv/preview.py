@@ -6,10 +6,11 @@ import numpy as np
 from jaxtyping import UInt8
 
 from jaxconv.config import Config
-from jaxconv.data import augment, pipeline, sources
+from jaxconv.data import pipeline, sources
+from jaxconv.data.augment import transform as augment
 from jaxconv.data.tensorflow import import_tensorflow
 from jaxconv.errors import ConfigError
-from jaxconv.workdir import writing
+from jaxconv.runs.workdir import writing
 
 EXAMPLES, EPOCHS = 16, 8
 

@@ -13,16 +13,21 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from jaxconv import checkpoint, console, interrupt, memory, runtime
-from jaxconv import workdir as files
 from jaxconv.config import Config
-from jaxconv.data import augment, pipeline, sources
+from jaxconv.data import pipeline, sources
+from jaxconv.data.augment import transform as augment
 from jaxconv.errors import ConfigError, UserError
-from jaxconv.models import create_model, num_params, resolve
-from jaxconv.ops import onednn
-from jaxconv.optimizers import create_optimizer, create_schedule
-from jaxconv.parallel import make_mesh, prefetch_to_devices, replicated, split_by_example
-from jaxconv.step import Batch, Sums, TrainState, create_state, eval_step, is_finite, make_train_step
+from jaxconv.models.registry import create_model, num_params, resolve
+from jaxconv.ops.onednn import library as onednn
+from jaxconv.parallel.mesh import make_mesh, prefetch_to_devices
+from jaxconv.parallel.sharding import replicated, split_by_example
+from jaxconv.platform import devices as runtime
+from jaxconv.runs import checkpoint, console, interrupt
+from jaxconv.runs import workdir as files
+from jaxconv.training import memory
+from jaxconv.training.optimizers import create_optimizer, create_schedule
+from jaxconv.training.state import Batch, Sums, TrainState, create_state, is_finite
+from jaxconv.training.step import eval_step, make_train_step
 
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Sums]]
 EvalStep = Callable[[TrainState, Batch, Sums], Sums]
@@ -309,7 +314,7 @@ def resolve_config(config: Config) -> Config:
 
 def set_up(config: Config) -> Setup:
     """Devices, data, model and optimizer of a config, and the state before the first step."""
-    mesh = make_mesh(config)
+    mesh = make_mesh(config.num_devices, config.batch_size)
     source = sources.open_source(config.data)
     source.check_split(config.data.test)  # it is opened only at the end, and a slip shall not wait for that
     train = source.load(config.data.train)

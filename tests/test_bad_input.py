@@ -13,8 +13,8 @@ from jaxconv import train as trains
 from jaxconv.config import validate
 from jaxconv.data.sources import Examples, check
 from jaxconv.errors import ConfigError, UserError
+from jaxconv.runs.workdir import claim
 from jaxconv.train import train
-from jaxconv.workdir import claim
 from tests.conftest import ROOT, launch
 
 HUGE, NAN, INF = 10**12, math.nan, math.inf

@@ -15,9 +15,10 @@ import jax
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from jaxconv import checkpoint, train
+from jaxconv import train
 from jaxconv.config import load
-from jaxconv.ops import onednn
+from jaxconv.ops.onednn import library as onednn
+from jaxconv.runs import checkpoint
 from tests.conftest import NO_NETWORK, ROOT, TINY_TEST, launch, read, start, wait_for_step
 
 EPOCHS, STEPS_PER_EPOCH = 5, 11

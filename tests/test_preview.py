@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from jaxconv.data import augment, pipeline, sources
+from jaxconv.data import pipeline, sources
+from jaxconv.data.augment import transform as augment
 from jaxconv.errors import ConfigError, UserError
 from jaxconv.preview import EPOCHS, EXAMPLES, preview, rows
 from tests.conftest import launch

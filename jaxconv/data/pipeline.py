@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from jaxconv.config import Config
-from jaxconv.data import augment
+from jaxconv.data.augment import transform as augment
 from jaxconv.data.sources import Examples
 from jaxconv.data.tensorflow import import_tensorflow
 

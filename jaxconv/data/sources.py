@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int32, UInt8
 
-from jaxconv import cache, limits
 from jaxconv.config import Config, did_you_mean
 from jaxconv.data.tensorflow import import_tensorflow, import_tfds
 from jaxconv.errors import ConfigError, UserError
+from jaxconv.platform import cache, limits
 
 
 class Examples(NamedTuple):

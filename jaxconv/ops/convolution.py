@@ -15,8 +15,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from jaxconv.ops import kernels
-from jaxconv.parallel import SPLIT, WHOLE, on_each_device
+from jaxconv.ops.onednn import layers as kernels
+from jaxconv.parallel.sharding import SPLIT, WHOLE, on_each_device
 
 _PATCH_BYTES = 1 << 20
 """About the share of a core's cache that a loop's patches may fill."""

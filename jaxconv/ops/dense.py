@@ -11,8 +11,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from jaxconv.ops import kernels
-from jaxconv.parallel import SPLIT, WHOLE, on_each_device
+from jaxconv.ops.onednn import layers as kernels
+from jaxconv.parallel.sharding import SPLIT, WHOLE, on_each_device
 
 _LARGE = 1 << 26
 """Multiplications below which a call to oneDNN costs more than it saves."""

@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxconv.ops import kernels
-from jaxconv.parallel import SPLIT, on_each_device
+from jaxconv.ops.onednn import layers as kernels
+from jaxconv.parallel.sharding import SPLIT, on_each_device
 
 
 def max_pool(x: Float[Array, "batch *spatial c"], window: tuple[int, ...]) -> Float[Array, "batch *spatial_out c"]:

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from jaxconv.ops import onednn
+from jaxconv.ops.onednn import library as onednn
 
 
 def has_to_be_there() -> bool:

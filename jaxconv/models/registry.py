@@ -1,0 +1,42 @@
+"""The lecture's nets by name: from config.model to a Flax module."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+
+from jaxconv.config import Config, choose
+from jaxconv.models.convnet import ConvNet
+
+# The lecture's nets; what a member does not name is as in ConvNet.
+MEMBERS: dict[str, dict[str, Any]] = {
+    "mlp": {"filters": (), "dense": (128, 128)},
+    "lenet": {"filters": ((20,), (50,)), "kernel_size": 5, "dense": (500,)},
+    "cifar_simple": {"filters": ((32,),), "dropout": 0.25, "dense": (512,), "dense_dropout": 0.5},
+    "cifar_deep": {"filters": ((32, 32), (64, 64)), "dropout": 0.25, "dense": (512,), "dense_dropout": 0.5},
+}
+
+
+def resolve(model: Config) -> Config:
+    """A copy of config.model in which None has become the named member's own value.
+
+    Raises:
+        ConfigError: no member has that name.
+    """
+    member = choose("model.name", model.name, MEMBERS)
+    resolved = model.copy_and_resolve_references()
+    for key, value in model.items():
+        if value is None:
+            resolved[key] = member.get(key, getattr(ConvNet, key))
+    return resolved
+
+
+def create_model(model: Config, num_classes: int) -> nn.Module:
+    """The Flax module that config.model describes."""
+    fields = {key: value for key, value in resolve(model).items() if key != "name"}
+    return ConvNet(num_classes=num_classes, **fields)
+
+
+def num_params(params: Any) -> int:
+    """The number of scalars in a tree of parameters."""
+    return sum(leaf.size for leaf in jax.tree.leaves(params))

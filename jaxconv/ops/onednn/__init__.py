@@ -1,0 +1,1 @@
+"""oneDNN's kernels within XLA's programs; README.md explains how."""

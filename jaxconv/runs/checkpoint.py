@@ -1,0 +1,318 @@
+"""Checkpoints of a run, by Orbax: the two latest and the best, written while training goes on.
+
+A checkpoint is committed whole or not at all, and carries digests of all that it holds, so that a broken one is known.
+What reads checkpoints changes nothing, and may do so beside the training that writes them.
+"""
+
+import contextlib
+import copy
+import dataclasses
+import hashlib
+import json
+import pathlib
+import shutil
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from etils import epath
+
+from jaxconv.runs import console
+from jaxconv.errors import UserError
+from jaxconv.training.state import TrainState
+
+SCHEMA = 2
+"""The form of what is saved; it grows by one whenever an older checkpoint would be misread."""
+
+Progress = dict[str, Any]
+"""What a run knows beside its state, as JSON: history (a list of epochs), the seconds spent and the versions used."""
+
+_READ_ATTEMPTS = 20
+"""How often a reader begins anew when the checkpoints change beneath it."""
+
+
+def directory(workdir: pathlib.Path) -> pathlib.Path:
+    """Where the checkpoints of a run are, each in a directory with the number of its step."""
+    return workdir.absolute() / "checkpoints"
+
+
+def steps(workdir: pathlib.Path) -> list[int]:
+    """The steps of the checkpoints that are there, the newest first."""
+    there = directory(workdir)
+    return sorted((int(path.name) for path in there.glob("*") if path.name.isdigit()), reverse=True)
+
+
+@dataclasses.dataclass
+class _LatestAndBest(ocp.checkpoint_managers.PreservationPolicy):
+    """Keep the two latest checkpoints and the best."""
+
+    best_step: int | None = None
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> Sequence[bool]:
+        latest = [checkpoint.step for checkpoint in checkpoints[-2:]]
+        return [checkpoint.step in (*latest, self.best_step) for checkpoint in checkpoints]
+
+
+@dataclasses.dataclass
+class Checkpoints:
+    """The checkpoints of a run that is being trained."""
+
+    workdir: pathlib.Path
+    manager: ocp.CheckpointManager
+    kept: _LatestAndBest
+
+
+@contextlib.contextmanager
+def open_checkpoints(workdir: pathlib.Path) -> Iterator[Checkpoints]:
+    """Make ready to write checkpoints, for the one process that trains: what a killed one left unfinished goes."""
+    kept = _LatestAndBest()
+    manager = ocp.CheckpointManager(
+        epath.Path(directory(workdir)),
+        options=ocp.CheckpointManagerOptions(
+            preservation_policy=kept,
+            lightweight_initialize=True,  # read nothing of checkpoints that may be broken
+            cleanup_tmp_directories=True,
+        ),
+    )
+    with manager:
+        yield Checkpoints(workdir, manager, kept)
+
+
+def best_epoch(history: list[dict[str, Any]]) -> dict[str, Any]:
+    """The epoch of the best validation accuracy; of equals the first."""
+    return max(history, key=lambda epoch: (epoch["val_accuracy"], -epoch["epoch"]))
+
+
+def save(checkpoints: Checkpoints, state: TrainState, progress: Progress) -> None:
+    """Start to write a checkpoint of `state`.
+
+    It holds what `state` and `progress` are now, whatever becomes of them while it is written.
+
+    Raises:
+        UserError: this checkpoint, or the one before it, cannot be written.
+    """
+    if history := progress["history"]:
+        checkpoints.kept.best_step = best_epoch(history)["step"]
+    arrays = _arrays(state)
+    progress = copy.deepcopy(progress) | {"schema": SCHEMA, "arrays_sha256": sha256(arrays)}
+    try:
+        checkpoints.manager.save(
+            int(state.step),
+            args=ocp.args.Composite(
+                state=ocp.args.StandardSave(arrays),
+                progress=ocp.args.JsonSave(progress | {"sha256": _json_sha256(progress)}),
+            ),
+        )
+    except _WRITE_ERRORS as error:
+        raise _cannot_write(checkpoints, state, error) from None
+
+
+def wait(checkpoints: Checkpoints, state: TrainState) -> None:
+    """Wait until the last checkpoint, that of `state`, is on disk.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    try:
+        checkpoints.manager.wait_until_finished()
+    except _WRITE_ERRORS as error:
+        raise _cannot_write(checkpoints, state, error) from None
+
+
+# Orbax and TensorStore report a full disk as any of these.
+_WRITE_ERRORS = (OSError, ValueError, RuntimeError)
+
+
+def _cannot_write(checkpoints: Checkpoints, state: TrainState, error: Exception) -> UserError:
+    there, written = directory(checkpoints.workdir), steps(checkpoints.workdir)
+    reason = " ".join(str(error).split())[:200]
+    whole = f"the checkpoint of step {written[0]} is whole" if written else "there is none yet"
+    return UserError(
+        f"A checkpoint at or before step {int(state.step)} could not be written to {there}: it needs "
+        f"{megabytes(size(state))}, {megabytes(shutil.disk_usage(there).free)} are free; {whole}. "
+        f"Make room and repeat the command. ({reason})"
+    )
+
+
+def megabytes(count: int) -> str:
+    """A number of bytes for people."""
+    return f"{count / 1e6:,.1f} MB"
+
+
+def size(state: TrainState) -> int:
+    """Bytes of a checkpoint, before compression."""
+    return sum(leaf.nbytes for leaf in jax.tree.leaves(_arrays(state)))
+
+
+def sha256(tree: Any) -> str:
+    """The SHA-256 over path, dtype, shape and bytes of every leaf, in the order of their paths."""
+    leaves = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+    digest = hashlib.sha256()
+    for path in sorted(leaves):
+        array = np.asarray(leaves[path])
+        digest.update(f"{path} {array.dtype} {array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
+def _json_sha256(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def restore_latest(
+    workdir: pathlib.Path, state: TrainState, sharding: jax.sharding.Sharding
+) -> tuple[TrainState, Progress] | None:
+    """The newest checkpoint that is whole; broken ones that are newer are moved to `workdir`/broken.
+
+    Returns:
+        State and progress; None when there is no checkpoint at all.
+
+    Raises:
+        UserError: there are checkpoints and none of them is whole, or one is of another schema or cannot be read.
+    """
+    broken = []
+    for step in steps(workdir):
+        if (restored := _restore_whole(workdir, step, state, sharding)) is None:
+            broken.append(step)
+            continue
+        for bad in broken:
+            aside = workdir / "broken" / str(bad)
+            aside.parent.mkdir(exist_ok=True)
+            shutil.rmtree(aside, ignore_errors=True)
+            (directory(workdir) / str(bad)).rename(aside)
+            console.say(f"The checkpoint of step {bad} is broken and kept in {aside}: going back to step {step}.")
+        return restored
+    if broken:
+        raise _none_is_whole(workdir, broken)
+    return None
+
+
+def restore_best(
+    workdir: pathlib.Path, state: TrainState, sharding: jax.sharding.Sharding
+) -> tuple[TrainState, dict[str, Any]]:
+    """The state at the end of the best epoch so far, and that epoch, of the newest checkpoint that is whole.
+
+    A training may go on meanwhile, and delete what is being read: then the checkpoints are looked at anew.
+
+    Raises:
+        UserError: no epoch is finished, or a checkpoint is broken, of another schema or cannot be read.
+    """
+    there, newest, best = [], None, None
+    for _ in range(_READ_ATTEMPTS):
+        there = steps(workdir)
+        read = ((step, _restore_whole(workdir, step, state, sharding)) for step in there)
+        step, newest = next((pair for pair in read if pair[1] is not None), (None, None))
+        best = best_epoch(newest[1]["history"]) if newest and newest[1]["history"] else None
+        if newest and best:
+            at_best = newest if best["step"] == step else _restore_whole(workdir, best["step"], state, sharding)
+            if at_best is not None:
+                return at_best[0], best
+        if steps(workdir) == there:
+            break
+    if there and newest is None:
+        raise _none_is_whole(workdir, there)
+    if best is None:
+        raise UserError(f"The run in {workdir} has not finished an epoch: train on with --mode=train.")
+    raise UserError(
+        f"The checkpoint of the best epoch, {best['epoch']} at step {best['step']}, in {directory(workdir)} is "
+        "broken: put it back, or train again in another --workdir."
+    )
+
+
+def _none_is_whole(workdir: pathlib.Path, broken: list[int]) -> UserError:
+    return UserError(
+        f"None of the checkpoints in {directory(workdir)} is whole (steps {', '.join(map(str, broken))}): "
+        "put a whole one back, or name another --workdir to begin anew; nothing was overwritten."
+    )
+
+
+def check_space(workdir: pathlib.Path, state: TrainState) -> None:
+    """See that there is room for the checkpoints of a run: three that stay and one being written.
+
+    Raises:
+        UserError: there is not.
+    """
+    there = directory(workdir)
+    present = sum(path.stat().st_size for path in there.rglob("*") if path.is_file())
+    needed, free = 4 * size(state) - present, shutil.disk_usage(workdir).free
+    if free < needed:
+        raise UserError(
+            f"The checkpoints of this run need {megabytes(needed)}, and {there} has {megabytes(free)} free: "
+            "make room, or name another --workdir."
+        )
+
+
+def _restore_whole(
+    workdir: pathlib.Path, step: int, state: TrainState, sharding: jax.sharding.Sharding
+) -> tuple[TrainState, Progress] | None:
+    """As `restore`, but None if the checkpoint is broken, or was deleted meanwhile.
+
+    Raises:
+        UserError: it is of another schema, or the system cannot read it, which says nothing of what it holds.
+    """
+    for _ in range(2):  # an error of reading may pass
+        try:
+            return restore(workdir, step, state, sharding)
+        except UserError:
+            raise
+        except Exception:  # of many types, after what is broken
+            _see_that_it_can_be_read(directory(workdir) / str(step))
+    return None
+
+
+def _see_that_it_can_be_read(path: pathlib.Path) -> None:
+    try:
+        for file in path.rglob("*"):
+            if file.is_file():
+                file.read_bytes()
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise UserError(
+            f"{error.filename or path} cannot be read ({error.strerror}): see to the disk or its permissions, and "
+            "repeat the command; nothing was changed."
+        ) from None
+
+
+def restore(
+    workdir: pathlib.Path, step: int, state: TrainState, sharding: jax.sharding.Sharding
+) -> tuple[TrainState, Progress]:
+    """The state and the progress saved at `step`; `state` gives the shapes, `sharding` the devices.
+
+    Raises:
+        UserError: the checkpoint is of another schema.
+        Exception: it is broken, of a type that depends on how.
+    """
+    there = epath.Path(directory(workdir) / str(step))
+    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
+        progress = reader.restore(there, args=ocp.args.Composite(progress=ocp.args.JsonRestore()))["progress"]
+        digest = progress.pop("sha256", None)
+        if digest != _json_sha256(progress) and not (digest is None and progress.get("schema") == 1):
+            raise ValueError("the progress differs from its digest")
+        schema = progress.pop("schema")
+        if schema != SCHEMA:
+            raise UserError(
+                f"The checkpoint of step {step} in {there.parent} is of schema {schema}, and this jaxconv reads "
+                f"schema {SCHEMA}: go on with the jaxconv that wrote it, or name another --workdir."
+            )
+
+        def abstract(leaf: Any) -> Any:
+            return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+        args = ocp.args.StandardRestore(jax.tree.map(abstract, _arrays(state)))
+        arrays = reader.restore(there, args=ocp.args.Composite(state=args))["state"]
+    if sha256(arrays) != progress.pop("arrays_sha256"):
+        raise ValueError("the arrays differ from their digest")
+    return state.replace(**arrays), progress
+
+
+def _arrays(state: TrainState) -> dict[str, Any]:
+    return {
+        "step": state.step,
+        "params": state.params,
+        "opt_state": state.opt_state,
+        "epoch_sums": state.epoch_sums,
+        "dropout_rng": state.dropout_rng,
+    }

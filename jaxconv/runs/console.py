@@ -1,0 +1,94 @@
+"""What a person sees of a run: on a terminal a table and a bar, elsewhere plain lines, all on stderr."""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from jaxconv.models.registry import num_params
+from jaxconv.training.state import Sums
+
+_REFRESH_SECONDS = 0.2
+
+console = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def say(line: str) -> None:
+    """One plain line."""
+    console.print(line, markup=False)
+
+
+def print_model(name: str, model: nn.Module, image_shape: tuple[int, ...]) -> None:
+    """The table of a model's layers that have parameters, with the shape of their output for one image."""
+    layers = []
+
+    def forward(image: jax.Array) -> Any:
+        _, variables = model.init_with_output(jax.random.key(0), image, train=False, capture_intermediates=True)
+        layers.extend(layer for layer in variables["intermediates"] if layer in variables["params"])
+        return variables
+
+    variables = jax.eval_shape(forward, jnp.zeros((1, *image_shape)))
+    table = Table(title=f"{name}, input {image_shape}", box=box.SIMPLE_HEAD, show_footer=True, title_justify="left")
+    table.add_column("layer", "total")
+    table.add_column("output shape")
+    table.add_column("parameters", f"{num_params(variables['params']):,}", justify="right")
+    for layer in layers:
+        (output,) = variables["intermediates"][layer]["__call__"]
+        table.add_row(layer, str(output.shape[1:]), f"{num_params(variables['params'][layer]):,}")
+    console.print(table)
+
+
+@contextlib.contextmanager
+def epoch_bar(epoch: int, num_epochs: int, steps_per_epoch: int) -> Iterator[Callable[[int, Sums], None]]:
+    """A bar over the steps of an epoch, with ETA and running loss and accuracy.
+
+    Yields:
+        A function that takes the number of steps done and the sums over the epoch so far. The sums are read from
+        the device when the bar is drawn anew, and only on a terminal.
+    """
+    if not console.is_terminal:
+        yield lambda steps_done, sums: None
+        return
+    progress = Progress(
+        TextColumn(f"Epoch {epoch:>{len(str(num_epochs))}}/{num_epochs}"),
+        BarColumn(bar_width=30),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[metrics]}"),
+        console=console,
+        transient=True,
+        auto_refresh=False,
+    )
+    with progress:
+        task = progress.add_task("", total=steps_per_epoch, metrics="")
+        drawn = time.monotonic()
+        progress.refresh()
+
+        def update(steps_done: int, sums: Sums) -> None:
+            nonlocal drawn
+            if time.monotonic() - drawn >= _REFRESH_SECONDS:
+                loss, accuracy = sums.means()
+                progress.update(task, completed=steps_done, metrics=f"loss: {loss:.4f} - acc: {accuracy:.4f}")
+                progress.refresh()
+                drawn = time.monotonic()
+
+        yield update
+
+
+def print_epoch(record: dict[str, Any], num_epochs: int, steps: int) -> None:
+    """The line of a finished epoch, in the lecture's form; `steps` is what its seconds were spent on."""
+    per_step = 1000 * record["seconds"] / steps
+    say(
+        f"Epoch {record['epoch']:>{len(str(num_epochs))}}/{num_epochs} - {record['seconds']:.0f}s {per_step:.1f}ms/step"
+        f" - loss: {record['train_loss']:.4f} - acc: {record['train_accuracy']:.4f}"
+        f" - val_loss: {record['val_loss']:.4f} - val_acc: {record['val_accuracy']:.4f}"
+        f" - data_wait: {record['data_wait']:.1%}"
+    )

@@ -1,0 +1,1 @@
+"""Pure functions of training: state, loss, step, optimizer."""

@@ -1,0 +1,40 @@
+"""The loss of a batch, and mixup."""
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float
+
+from jaxconv.training.state import Batch
+
+
+def cross_entropy(
+    logits: Float[Array, "batch num_classes"], batch: Batch, label_smoothing: float = 0.0
+) -> Float[Array, " batch"]:
+    """The cross entropy (nats) of each example, of both its labels in their shares after `mix`.
+
+    With label smoothing (arXiv:1512.00567), the target is 1 - label_smoothing on the label, and the rest is
+    spread evenly over all classes.
+    """
+    loss = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
+    if "share" in batch:
+        second = optax.softmax_cross_entropy_with_integer_labels(logits, batch["second_label"])
+        loss = batch["share"] * loss + (1 - batch["share"]) * second
+    if label_smoothing:
+        to_all_classes = -jnp.mean(jax.nn.log_softmax(logits), axis=-1)
+        loss = (1 - label_smoothing) * loss + label_smoothing * to_all_classes
+    return loss
+
+
+def mix(batch: Batch, alpha: float, rng: jax.Array) -> Batch:
+    """The batch with each image mixed with the one before it: mixup (arXiv:1710.09412).
+
+    One share for the batch, from Beta(alpha, alpha) and at least half, so that `label` stays that of the larger
+    part, whose accuracy is counted. Nothing is mixed with padding.
+    """
+    drawn = jax.random.beta(rng, alpha, alpha)
+    second = {key: jnp.roll(value, 1, axis=0) for key, value in batch.items()}
+    share = jnp.where(second["weight"] > 0, jnp.maximum(drawn, 1 - drawn), 1.0)
+    by_image = share.reshape(-1, *[1] * (batch["image"].ndim - 1))
+    image = by_image * batch["image"] + (1 - by_image) * second["image"]
+    return batch | {"image": image, "second_label": second["label"], "share": share}

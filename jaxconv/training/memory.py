@@ -1,0 +1,64 @@
+"""Whether a net and a batch fit into memory, by their shapes alone: before anything is made or compiled."""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from jaxconv.errors import ConfigError
+from jaxconv.platform import limits
+from jaxconv.training.state import TrainState
+
+
+def check_net(
+    model: nn.Module, create: Callable[[], TrainState], image_shape: tuple[int, ...], batch_size: int, mesh: Mesh
+) -> None:
+    """See that a step of training fits: a lower bound, with each layer's output kept for the gradient.
+
+    Args:
+        model: the net.
+        create: makes the state before the first step.
+        image_shape: (*spatial, channels).
+        batch_size: examples in a step, over all devices.
+        mesh: the devices; those of a CPU share its memory.
+
+    Raises:
+        ConfigError: it does not; the sentence has the bytes that are needed and those that are free.
+    """
+    state = jax.eval_shape(create)
+    images = jax.ShapeDtypeStruct((batch_size, *image_shape), jnp.float32)
+
+    def outputs(params: Any, images: jax.Array) -> Any:
+        _, variables = model.apply({"params": params}, images, train=False, capture_intermediates=True)
+        return variables["intermediates"]
+
+    device = mesh.devices.flat[0]
+    on_cpu = device.platform == "cpu"
+    copies, shares = (mesh.size, 1) if on_cpu else (1, mesh.size)
+    needed = {
+        "parameters": copies * _bytes(state.params),
+        "gradients": copies * _bytes(state.params),
+        "optimizer": copies * _bytes(state.opt_state),
+        "activations of a batch": (_bytes(images) + _bytes(jax.eval_shape(outputs, state.params, images))) // shares,
+    }
+    free = limits.free_memory() if on_cpu else _free_on(device)
+    if sum(needed.values()) > free:
+        parts = ", ".join(f"{name} {limits.gigabytes(count)}" for name, count in needed.items())
+        raise ConfigError(
+            f"A step of training needs at least {limits.gigabytes(sum(needed.values()))} of memory ({parts}), and "
+            f"{limits.gigabytes(free)} are free: make config.batch_size smaller, or config.model.filters, kernel_size "
+            "or dense."
+        )
+
+
+def _bytes(tree: Any) -> int:
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def _free_on(device: Any) -> int:
+    """Bytes that are free on an accelerator; without a limit where it does not say."""
+    stats = device.memory_stats() or {}
+    return stats.get("bytes_limit", 1 << 62) - stats.get("bytes_in_use", 0)

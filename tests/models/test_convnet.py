@@ -1,0 +1,175 @@
+"""The lecture's family of nets against Keras: parameters, shapes and values."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import keras
+import numpy as np
+import pytest
+
+from jaxconv.config import default_config
+from jaxconv.errors import ConfigError
+from jaxconv.models.convnet import ConvNet
+from jaxconv.models.registry import MEMBERS, create_model, num_params
+
+INPUTS = {"mlp": (28, 28, 1), "lenet": (28, 28, 1), "cifar_simple": (32, 32, 3), "cifar_deep": (32, 32, 3)}
+
+
+def named(name):
+    config = default_config()
+    config.model.name = name
+    return create_model(config.model, num_classes=10)
+
+
+def init(model, shape):
+    return jax.jit(functools.partial(model.init, train=False))(jax.random.key(0), jnp.zeros((1, *shape)))["params"]
+
+
+def keras_net(name):
+    """The lecture's net as the lecture writes it."""
+    layers = keras.layers
+    conv = {"activation": "relu", "padding": "same"}
+    stages = {
+        "mlp": [
+            layers.Flatten(),
+            layers.Dense(128, activation="relu"),
+            layers.Dense(128, activation="relu"),
+        ],
+        "lenet": [
+            layers.Conv2D(20, 5, **conv),
+            layers.MaxPooling2D(),
+            layers.Conv2D(50, 5, **conv),
+            layers.MaxPooling2D(),
+            layers.Flatten(),
+            layers.Dense(500, activation="relu"),
+        ],
+        "cifar_simple": [
+            layers.Conv2D(32, 3, **conv),
+            layers.MaxPooling2D(),
+            layers.Dropout(0.25),
+            layers.Flatten(),
+            layers.Dense(512, activation="relu"),
+            layers.Dropout(0.5),
+        ],
+        "cifar_deep": [
+            layers.Conv2D(32, 3, **conv),
+            layers.Conv2D(32, 3, **conv),
+            layers.MaxPooling2D(),
+            layers.Dropout(0.25),
+            layers.Conv2D(64, 3, **conv),
+            layers.Conv2D(64, 3, **conv),
+            layers.MaxPooling2D(),
+            layers.Dropout(0.25),
+            layers.Flatten(),
+            layers.Dense(512, activation="relu"),
+            layers.Dropout(0.5),
+        ],
+    }[name]
+    return keras.Sequential([keras.Input(INPUTS[name]), *stages, layers.Dense(10)])
+
+
+def copy_to_keras(params, net):
+    """Give a Keras net the parameters of ours: same order of layers, same layout of kernels."""
+    names = sorted((name for name in params if name != "logits"), key=lambda name: (not name.startswith("Conv"), name))
+    weights = [params[name][part] for name in [*names, "logits"] for part in ("kernel", "bias")]
+    net.set_weights([np.asarray(weight) for weight in weights])
+
+
+@pytest.mark.parametrize(
+    ("name", "count"), [("mlp", 118_282), ("lenet", 1_256_080), ("cifar_simple", 4_200_842), ("cifar_deep", 2_168_362)]
+)
+def test_number_of_parameters(name, count):
+    assert num_params(init(named(name), INPUTS[name])) == count
+
+
+@pytest.mark.parametrize("name", list(MEMBERS))
+def test_equals_keras(name):
+    model, net = named(name), keras_net(name)
+    params = init(model, INPUTS[name])
+    copy_to_keras(params, net)
+    images = np.random.default_rng(0).normal(size=(4, *INPUTS[name])).astype(np.float32)
+    logits = model.apply({"params": params}, images, train=False)
+    np.testing.assert_allclose(logits, net(images), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("pooling", ["max", "average"])
+@pytest.mark.parametrize(("padding", "strides"), [("same", 1), ("same", 2), ("valid", 1), ("valid", 2)])
+@pytest.mark.parametrize("spatial", [(23,), (15, 18), (11, 12, 14)])
+def test_equals_keras_in_every_dimension(spatial, padding, strides, pooling):
+    layers, n = keras.layers, len(spatial)
+    pool = f"{'Max' if pooling == 'max' else 'Average'}Pooling{n}D"
+    net = keras.Sequential(
+        [
+            keras.Input((*spatial, 2)),
+            getattr(layers, f"Conv{n}D")(3, 3, strides=strides, padding=padding, activation="tanh"),
+            getattr(layers, pool)(2),
+            layers.Flatten(),
+            layers.Dense(5),
+        ]
+    )
+    model = ConvNet(5, filters=((3,),), strides=strides, padding=padding, pooling=pooling, activation="tanh")
+    params = init(model, (*spatial, 2))
+    copy_to_keras(params, net)
+    inputs = np.random.default_rng(0).normal(size=(2, *spatial, 2)).astype(np.float32)
+    logits = model.apply({"params": params}, inputs, train=False)
+    np.testing.assert_allclose(logits, net(inputs), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("activation", ["relu", "elu", "silu", "tanh", "sigmoid"])
+def test_equals_keras_whichever_of_activation_and_pooling_comes_first(activation):
+    layers = keras.layers
+    convolution = layers.Conv2D(6, 3, padding="same", activation=activation)
+    net = keras.Sequential(
+        [keras.Input((9, 8, 2)), convolution, layers.MaxPooling2D(), layers.Flatten(), layers.Dense(5)]
+    )
+    model = ConvNet(5, filters=((6,),), activation=activation)
+    params = init(model, (9, 8, 2))
+    copy_to_keras(params, net)
+    inputs = 3 * np.random.default_rng(0).normal(size=(4, 9, 8, 2)).astype(np.float32)
+    np.testing.assert_allclose(model.apply({"params": params}, inputs, train=False), net(inputs), rtol=1e-4, atol=1e-5)
+
+
+def test_parameters_start_as_in_keras():
+    kernel = init(named("lenet"), INPUTS["lenet"])["Conv_1"]["kernel"]
+    limit = np.sqrt(6 / (25 * (20 + 50)))
+    assert limit * 0.99 < jnp.abs(kernel).max() <= limit
+    np.testing.assert_allclose(kernel.std(), limit / np.sqrt(3), rtol=0.02)
+
+
+def test_dropout_only_while_training():
+    model = named("cifar_simple")
+    params = init(model, INPUTS["cifar_simple"])
+    images = jnp.ones((2, 32, 32, 3))
+
+    def train(seed):
+        return model.apply({"params": params}, images, train=True, rngs={"dropout": jax.random.key(seed)})
+
+    assert not np.allclose(train(0), train(1))
+    np.testing.assert_array_equal(train(0), train(0))
+    assert not np.allclose(train(0)[0], train(0)[1])  # examples drop different units
+
+
+def test_a_field_overrides_the_member():
+    config = default_config()
+    config.model.name = "cifar_deep"
+    config.model.dropout = 0.1
+    model = create_model(config.model, num_classes=10)
+    assert isinstance(model, ConvNet)
+    assert (model.dropout, model.dense_dropout, model.filters) == (0.1, 0.5, ((32, 32), (64, 64)))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("name", "lenett"), ("padding", "full"), ("pooling", "min"), ("activation", "rel")],
+)
+def test_unknown_names_are_refused(field, value):
+    config = default_config()
+    config.model[field] = value
+    with pytest.raises(ConfigError, match=f"config.model.{field}='{value}' is not known"):
+        init(create_model(config.model, 10), (28, 28, 1))
+
+
+def test_too_many_stages_are_refused():
+    with pytest.raises(ConfigError, match="Stage 3 of config.model leaves nothing of its 2 x 2 input"):
+        init(ConvNet(10, filters=((2,), (2,), (2,)), padding="valid"), (14, 14, 1))

@@ -1,0 +1,32 @@
+"""A process that becomes itself with huge pages, once."""
+
+import platform
+import subprocess
+import sys
+
+import pytest
+
+from jaxconv.platform.allocator import ENVIRONMENT
+
+PROGRAM = """
+import os, sys
+print("started", flush=True)
+from jaxconv.platform.allocator import restart_with_huge_pages
+restart_with_huge_pages()
+print(os.environ["GLIBC_TUNABLES"], *sys.argv[1:])
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+@pytest.mark.parametrize("theirs", [{}, {"GLIBC_TUNABLES": "glibc.malloc.arena_max=2"}])
+def test_a_process_restarts_once_with_its_arguments(tmp_path, theirs):
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM)
+    said = subprocess.run(
+        [sys.executable, "-X", "utf8", program, "--a=1", "b c"],
+        env={"PATH": "", "PYTHONPATH": ":".join(sys.path)} | theirs,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.splitlines()
+    assert said == ["started"] * (1 if theirs else 2) + [f"{(theirs or ENVIRONMENT)['GLIBC_TUNABLES']} --a=1 b c"]

@@ -1,0 +1,82 @@
+"""The README's table and the figures say what results/ says."""
+
+import io
+import json
+
+from matplotlib.image import imread
+from rich.console import Console
+
+from tests.conftest import ROOT
+from tools.results import (
+    BEGIN,
+    BEGIN_SPEED,
+    END,
+    LECTURE,
+    markdown_table,
+    plot,
+    read,
+    speed_table,
+    text_table,
+    write,
+)
+
+
+def test_the_readme_is_up_to_date():
+    readme = (ROOT / "README.md").read_text()
+    assert BEGIN + markdown_table(ROOT / "results") + END in readme
+    assert BEGIN_SPEED + speed_table(ROOT / "results" / "benchmarks" / "train_step.json") + END in readme
+
+
+def test_the_lecture_comes_first_and_in_its_order():
+    names = list(read(ROOT / "results"))
+    lecture = [name for name in names if name in LECTURE]
+    assert names[: len(lecture)] == lecture == [name for name in LECTURE if name in names]
+
+
+def fake(results, name, **fields):
+    """The results of a run of two epochs."""
+    results.mkdir(exist_ok=True)
+    summary = {
+        "config": {"data": {"name": "mnist"}},
+        "num_params": 1234,
+        "epochs": 2,
+        "wall_seconds": 95.4,
+        "val_accuracy": 0.5,
+        "test_accuracy": 0.98765,
+    }
+    (results / f"{name}.json").write_text(json.dumps(summary | fields))
+    record = {"train_loss": 1.0, "train_accuracy": 0.5, "val_loss": 2.0, "val_accuracy": 0.4}
+    lines = [json.dumps(record | {"epoch": epoch}) for epoch in (1, 2)]
+    (results / f"{name}.history.jsonl").write_text("\n".join(lines))
+
+
+def test_a_row_for_each_summary(tmp_path):
+    results, readme = tmp_path / "results", tmp_path / "README.md"
+    fake(results, "mine")
+    fake(results, "lenet", wall_seconds=600, test_accuracy=0.9911)
+    readme.write_text(f"above\n{BEGIN}old\n{END}below\n")
+    write(readme, BEGIN, markdown_table(results))
+    command = "| `python launch.py --config=configs/"
+    lenet = f"{command}lenet.py` | mnist | 1,234 | 2 | 10 min | 50.00% | 99.11% | 99.21% | -0.10 |"
+    mine = f"{command}mine.py` | mnist | 1,234 | 2 | 95 s | 50.00% | 98.77% |  |  |"
+    text = readme.read_text()
+    assert text.startswith("above\n" + BEGIN)
+    assert text.endswith(f"{lenet}\n{mine}\n{END}below\n")
+    assert "old" not in text
+
+
+def test_the_same_for_a_terminal(tmp_path):
+    fake(tmp_path, "lenet")
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(text_table(tmp_path))
+    assert "lenet mnist 1,234 2 95 s 50.00% 98.77% 99.21% -0.44" in " ".join(console.export_text().split())
+
+
+def test_a_figure_of_all_and_one_of_each(tmp_path):
+    docs = tmp_path / "docs"
+    docs.mkdir()
+    fake(tmp_path / "results", "mine")
+    fake(tmp_path / "results", "other", config={"data": {"name": "cifar10"}})
+    plot(tmp_path / "results", docs)
+    for name in ("curves.png", "curves/mine.png", "curves/other.png"):
+        assert imread(docs / name).std() > 0.05

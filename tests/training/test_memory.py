@@ -1,0 +1,60 @@
+"""What cannot fit into memory is refused with its figures, at once."""
+
+import functools
+import time
+
+import optax
+import pytest
+
+from jaxconv.data import sources
+from jaxconv.errors import ConfigError
+from jaxconv.models.registry import create_model
+from jaxconv.parallel.mesh import make_mesh
+from jaxconv.platform import limits
+from jaxconv.training import memory
+from jaxconv.training.optimizers import create_optimizer
+from jaxconv.training.state import create_state
+from tests.conftest import ROOT, TINY_SHAPE, launch
+
+
+def test_a_net_that_cannot_fit_is_refused_at_once(tmp_path):
+    began = time.monotonic()
+    flags = [f"--config={ROOT}/configs/quickstart.py", "--config.model.kernel_size=65536"]
+    process = launch(*flags, f"--workdir={tmp_path}/run", status=2)
+    assert time.monotonic() - began < 60
+    for part in (
+        "needs at least",
+        "parameters 17,",
+        "optimizer 35,",
+        "GB are free",
+        "config.batch_size",
+        "kernel_size",
+    ):
+        assert part in process.stderr
+    assert process.stderr.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_bytes_are_those_of_the_shapes(tiny, monkeypatch):
+    model = create_model(tiny.model, num_classes=4)
+    optimizer = create_optimizer(tiny.optimizer, optax.constant_schedule(0.1))
+    create = functools.partial(create_state, model, optimizer, TINY_SHAPE, seed=0)
+
+    def check(free):
+        monkeypatch.setattr(limits, "free_memory", lambda: free)
+        memory.check_net(model, create, TINY_SHAPE, 16, make_mesh(tiny.num_devices, tiny.batch_size))
+
+    # 668 parameters, their gradients, the two numbers that adam keeps of each, and its count and the schedule's; 16
+    # images of 192 values, and the outputs of the convolution (256), of the dense layers (8 and 4) and of the net (4).
+    needed = 4 * (4 * 668 + 2 + 16 * (192 + 256 + 8 + 4 + 4))
+    check(needed)
+    with pytest.raises(ConfigError, match=r"needs at least .* are free: make config\.batch_size smaller"):
+        check(needed - 1)
+
+
+def test_a_set_that_cannot_fit_is_refused_before_it_is_read(tiny, monkeypatch):
+    source = sources.open_source(tiny.data)
+    monkeypatch.setattr(sources.cache, "arrays", lambda *arguments: pytest.fail("read"))
+    monkeypatch.setattr(limits, "free_memory", lambda: 2 * 210 * 192 - 1)
+    with pytest.raises(ConfigError, match=r"The split 'train' of 'tiny' takes .* GB of memory \(210 examples of shape"):
+        source.load("train")

@@ -1,0 +1,144 @@
+"""The loss against Keras, and one step of training against its parts."""
+
+import jax
+import jax.numpy as jnp
+import keras
+import numpy as np
+import optax
+import pytest
+import scipy.stats
+
+from jaxconv.config import default_config
+from jaxconv.models.convnet import ConvNet
+from jaxconv.training.losses import cross_entropy, mix
+from jaxconv.training.state import Sums, create_state
+from jaxconv.training.step import eval_step, make_train_step, sums_of
+
+
+def random_batch(size, classes=5, seed=0, shape=(6, 6, 2)):
+    rng = np.random.default_rng(seed)
+    return {
+        "image": rng.normal(size=(size, *shape)).astype(np.float32),
+        "label": rng.integers(0, classes, size).astype(np.int32),
+        "weight": np.full(size, 1 / size, np.float32),
+    }
+
+
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.2])
+def test_the_loss_equals_keras(label_smoothing):
+    batch = random_batch(9)
+    logits = np.random.default_rng(1).normal(size=(9, 5)).astype(np.float32)
+    sums = sums_of(cross_entropy(jnp.asarray(logits), batch, label_smoothing), jnp.asarray(logits), batch)
+    peer = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=label_smoothing, reduction="sum")
+    np.testing.assert_allclose(sums.loss, peer(np.eye(5)[batch["label"]], logits), rtol=1e-5)
+    assert float(sums.correct) == np.sum(logits.argmax(1) == batch["label"])
+    assert float(sums.examples) == 9
+
+
+def padded(batch, by):
+    """The batch with other examples behind it, of no weight."""
+    junk = random_batch(by, seed=9)
+    return {key: np.concatenate([batch[key], junk[key] * (key != "weight")]) for key in batch}
+
+
+def test_padding_changes_nothing():
+    config = default_config()
+    model = ConvNet(5, filters=((3,),))
+    batch = random_batch(6)
+    step = jax.jit(make_train_step(config))
+
+    def run(batch):
+        state = create_state(model, optax.sgd(0.1), (6, 6, 2), seed=0)
+        state, sums = step(state, batch)
+        return state.params, sums, eval_step(state, batch, Sums.zero())
+
+    for plain, with_padding in zip(jax.tree.leaves(run(batch)), jax.tree.leaves(run(padded(batch, 4))), strict=True):
+        np.testing.assert_allclose(with_padding, plain, rtol=1e-5, atol=1e-6)
+
+
+def test_a_step_is_the_mean_gradient_and_the_sums_run_on():
+    config = default_config()
+    model = ConvNet(5, filters=((3,),))
+    state = create_state(model, optax.sgd(0.5), (6, 6, 2), seed=3)
+    batch = random_batch(8)
+
+    def loss(params):
+        logits = model.apply({"params": params}, batch["image"], train=True)
+        return optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]).mean()
+
+    expected = jax.tree.map(lambda p, g: p - 0.5 * g, state.params, jax.grad(loss)(state.params))
+    step = jax.jit(make_train_step(config))
+    after, sums = step(state, batch)
+    for got, want in zip(jax.tree.leaves(after.params), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(sums.means()[0], loss(state.params), rtol=1e-5)
+    twice, sums = step(after, batch)
+    assert (int(twice.step), float(sums.examples)) == (2, 16)
+    np.testing.assert_allclose(sums.loss, 8 * (loss(state.params) + loss(after.params)), rtol=1e-5)
+
+
+def test_dropout_differs_from_step_to_step_and_follows_the_seed():
+    config = default_config()
+    model = ConvNet(5, filters=((3,),), dropout=0.5)
+    batch = random_batch(8)
+    step = jax.jit(make_train_step(config))
+
+    def losses(seed):
+        state = create_state(model, optax.sgd(0.0), (6, 6, 2), seed)  # the parameters stay
+        state, first = step(state, batch)
+        _, both = step(state, batch)
+        return float(first.loss), float(both.loss - first.loss)
+
+    first, second = losses(seed=0)
+    assert first != pytest.approx(second, rel=1e-4)
+    assert losses(seed=0) == (first, second)
+
+
+# ---- Mixup
+
+
+def test_mixed_images_and_their_loss_are_of_both_in_their_shares():
+    batch = random_batch(8)
+    mixed = mix(batch, 0.7, jax.random.key(3))
+    share = float(mixed["share"][0])
+    assert 0.5 <= share < 1
+    np.testing.assert_array_equal(mixed["share"], np.float32(share))
+    second = {key: np.roll(batch[key], 1, axis=0) for key in ("image", "label")}
+    np.testing.assert_allclose(
+        mixed["image"], share * batch["image"] + (1 - share) * second["image"], rtol=1e-5, atol=1e-6
+    )
+    logits = jnp.asarray(np.random.default_rng(1).normal(size=(8, 5)), jnp.float32)
+    first_loss, second_loss = (
+        cross_entropy(logits, batch | {"label": label}) for label in (batch["label"], second["label"])
+    )
+    loss = cross_entropy(logits, mixed)
+    np.testing.assert_allclose(loss, share * first_loss + (1 - share) * second_loss, rtol=1e-5)
+    assert float(sums_of(loss, logits, mixed).correct) == np.sum(logits.argmax(1) == batch["label"])
+
+
+def test_nothing_is_mixed_with_padding():
+    batch = random_batch(6)
+    batch["weight"][4:] = 0
+    mixed = mix(batch, 0.7, jax.random.key(3))
+    np.testing.assert_array_equal(mixed["share"][0], 1)  # the last example of the batch comes before the first
+    np.testing.assert_array_equal(mixed["image"][0], batch["image"][0])
+    np.testing.assert_array_equal(mixed["share"][1:5] < 1, [True] * 4)
+
+
+def test_the_share_follows_its_distribution():
+    batch = random_batch(2)
+    shares = jax.vmap(lambda key: mix(batch, 0.4, key)["share"][0])(jax.random.split(jax.random.key(0), 2000))
+    drawn = np.random.default_rng(0).beta(0.4, 0.4, 2000)
+    assert scipy.stats.ks_2samp(shares, np.maximum(drawn, 1 - drawn)).pvalue > 0.01
+
+
+def test_a_step_with_mixup_is_that_of_the_mixed_batch():
+    config = default_config()
+    config.mixup = 1.0
+    model, batch = ConvNet(num_classes=5, filters=((3,),), dense=(4,)), random_batch(6)
+    state = create_state(model, optax.sgd(0.1), (6, 6, 2), seed=0)
+    rng = jax.random.fold_in(jax.random.wrap_key_data(state.dropout_rng), state.step)
+    mixed = mix(batch, 1.0, jax.random.fold_in(rng, 1))
+    ours, _ = jax.jit(make_train_step(config))(state, batch)
+    theirs, _ = jax.jit(make_train_step(default_config()))(state, mixed)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), ours.params, theirs.params)
