@@ -54,37 +54,29 @@ def jaxconv(name: str, batch_size: int) -> Run:
     import jax
 
     from jaxconv import config as configs
-    from jaxconv.platform import devices as runtime
+    from jaxconv import experiment
+    from jaxconv.parallel.mesh import make_mesh
+    from jaxconv.parallel.sharding import split_by_example
+    from jaxconv.training.in_flight import StepsInFlight
 
     config = configs.load(f"configs/{name}.py")
     config.batch_size = batch_size
-    runtime.prepare(config)
-
-    from jaxconv.models.registry import create_model
-    from jaxconv.parallel.mesh import make_mesh
-    from jaxconv.parallel.sharding import replicated, split_by_example
-    from jaxconv.train import compile_steps
-    from jaxconv.training.optimizers import create_optimizer, create_schedule
-    from jaxconv.training.state import create_state
-
+    experiment.start_jax(config)
+    config = experiment.resolve(config)
     net, mesh = NETS[name], make_mesh(config.num_devices, config.batch_size)
+    _, _, state = experiment.create(config, mesh, net.shape, num_classes=10, steps_per_epoch=1000)
+    train_step, _ = experiment.compile_steps(config, mesh, state, net.shape)
     images, labels = batch_of(net, batch_size)
-    schedule = create_schedule(config.optimizer, num_epochs=config.num_epochs, steps_per_epoch=1000)
-    optimizer = create_optimizer(config.optimizer, schedule)
-    state = jax.device_put(
-        create_state(create_model(config.model, 10), optimizer, net.shape, config.seed), replicated(mesh)
-    )
-    train_step, _ = compile_steps(config, mesh, state, net.shape)
     batch = {"image": images, "label": labels, "weight": np.full(batch_size, 1 / batch_size, np.float32)}
     batch = jax.device_put(batch, split_by_example(mesh))
 
     def run(steps: int) -> None:
         nonlocal state
-        queued = None
-        for _ in range(steps):
+        in_flight = StepsInFlight(experiment.steps_that_overlap(mesh))
+        for step in range(steps):
             state, sums = train_step(state, batch)
-            ready, queued = (sums, None) if mesh.size > 1 else (queued, sums)  # as in jaxconv/train.py
-            jax.block_until_ready(ready)
+            in_flight.add(step, sums)
+            list(in_flight.wait(for_all=False))
         jax.block_until_ready(state)
 
     return run

@@ -4,24 +4,54 @@ import contextlib
 import os
 import pathlib
 import sys
-import warnings
 from collections.abc import Callable
 from typing import Any
 
-from absl import app, logging
+from absl import app
 
-from jaxconv.config import Config, parse_flags, validate
+from jaxconv.config import Config, validate
 from jaxconv.errors import UserError
-from jaxconv.platform import allocator
+from jaxconv.flags import parse_flags
+from jaxconv.platform import allocator, compatibility
 from jaxconv.runs import interrupt
 
-MODES = ("train", "evaluate", "preview")
+_VALIDATION = {"val_loss": "Validation score", "val_accuracy": "Validation accuracy"}
+_TEST = {"test_loss": "Test score", "test_accuracy": "Test accuracy"}
 
 
-def start(main: Callable[[list[str]], None]) -> None:
-    """Run `main` on absl's flags; a UserError ends in its sentence on stderr and its exit status."""
+def _train(config: Config, workdir: pathlib.Path) -> None:
+    from jaxconv import experiment, train
 
-    def parse(argv: list[str]) -> list[str]:
+    experiment.start_jax(config)
+    _print_scores(train.train(config, workdir), _TEST)
+
+
+def _evaluate(config: Config, workdir: pathlib.Path) -> None:
+    from jaxconv import evaluate, experiment
+
+    experiment.start_jax(config)
+    _print_scores(evaluate.evaluate(config, workdir), _VALIDATION | _TEST)
+
+
+def _preview(config: Config, workdir: pathlib.Path) -> None:
+    from jaxconv import preview
+
+    print(preview.preview(config, workdir))
+
+
+# A mode imports what it needs when it runs: --help, a wrong command line and a preview do not wait for JAX.
+MODES: dict[str, Callable[[Config, pathlib.Path], None]] = {
+    "train": _train,
+    "evaluate": _evaluate,
+    "preview": _preview,
+}
+"""What --mode names: each prints its results to stdout, and everything else to stderr."""
+
+
+def start(main: Callable[[Config], None]) -> None:
+    """Run `main` on the config of the command line; a UserError ends in its sentence on stderr and its exit status."""
+
+    def parse(argv: list[str]) -> Config:
         try:
             return parse_flags(argv)
         except UserError as error:
@@ -33,53 +63,33 @@ def start(main: Callable[[list[str]], None]) -> None:
 
 
 def run(mode: str, config: Config, workdir: str) -> None:
-    """Do what `mode` says; the results go to stdout, everything else to stderr."""
-    logging.set_verbosity(logging.FATAL)  # what goes wrong is ours to say
-    # What Orbax and TensorStore leave behind where a write failed is no news beside the error itself.
-    sys.unraisablehook = _unraisablehook
-    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+    """Run a mode. An error that a person can mend ends the process with its sentence and its exit status."""
+    compatibility.quiet()
     try:
         interrupt.install()
         validate(config)
-        # JAX and its companions only now: --help, a wrong command line and a preview need not wait for them.
-        if mode == "preview":
-            from jaxconv import preview
-
-            print(preview.preview(config, pathlib.Path(workdir)))
-            return
-        from jaxconv import train
-        from jaxconv.platform import devices as runtime
-
-        runtime.prepare(config)
-        results = {"train": train.train, "evaluate": train.evaluate}[mode](config, pathlib.Path(workdir))
-        shown = {"train": _TEST, "evaluate": _VALIDATION | _TEST}[mode]
-        for key in [key for key in shown if key in results]:
-            print(f"{shown[key]}: {float('nan') if results[key] is None else results[key]:.4f}")
+        MODES[mode](config, pathlib.Path(workdir))
     except (UserError, interrupt.Interrupted) as error:
         _say(error)
         _wait_for_devices()
         sys.stdout.flush()
-        os._exit(error.exit_status)  # threads that wait for the network, in a download, would hold the process up
+        os._exit(error.exit_status)  # do not wait for threads of a download, which wait for the network
     finally:
         _wait_for_devices()
 
 
-_VALIDATION = {"val_loss": "Validation score", "val_accuracy": "Validation accuracy"}
-_TEST = {"test_loss": "Test score", "test_accuracy": "Test accuracy"}
+def _print_scores(results: dict[str, Any], names: dict[str, str]) -> None:
+    for key, name in names.items():
+        if key in results:
+            print(f"{name}: {float('nan') if results[key] is None else results[key]:.4f}")
 
 
 def _wait_for_devices() -> None:
-    """Let the step in flight end: a process that ends beneath one may crash."""
+    """Wait for the step in flight: a process that ends before its step may crash."""
     if jax := sys.modules.get("jax"):
         for array in jax.live_arrays():
-            with contextlib.suppress(Exception):  # of a step that failed, which has been said
+            with contextlib.suppress(Exception):  # a step that failed has been reported
                 array.block_until_ready()
-
-
-def _unraisablehook(unraisable: Any) -> None:
-    """Python's own, but for what TensorStore's threads print when a failed write has closed their event loop."""
-    if str(unraisable.exc_value) != "Event loop is closed":
-        sys.__unraisablehook__(unraisable)
 
 
 def _say(error: UserError | interrupt.Interrupted) -> None:

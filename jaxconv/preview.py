@@ -6,8 +6,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from jaxconv.config import Config
-from jaxconv.data import pipeline, sources
-from jaxconv.data.augment import transform as augment
+from jaxconv.data import augment, pipeline, sources
 from jaxconv.data.tensorflow import import_tensorflow
 from jaxconv.errors import ConfigError
 from jaxconv.runs.workdir import writing
@@ -45,7 +44,7 @@ def rows(train: sources.Examples, config: Config) -> UInt8[np.ndarray, "examples
     transform = augment.transformer(config.augment, pipeline.fit_normalizer(train).mean)
     columns = [originals]
     for epoch in range(EPOCHS):
-        draws = augment.draw(len(train.labels), config.seed, epoch)[: len(originals)]
+        draws = augment.draws(len(originals), config.seed, epoch)
         params = augment.parameters(draws, config.augment, *originals.shape[1:3])
         images = transform(tf.constant(originals), params).numpy()
         columns.append(np.clip(np.round(images), 0, 255).astype(np.uint8))

@@ -1,39 +1,34 @@
-"""A run from top to bottom: devices, data, model, optimizer, restore, epochs, test."""
+"""--mode=train: a run from top to bottom. Set up, restore, one loop over the steps, test."""
 
-import functools
 import pathlib
 import signal
-import time
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
-import flax.linen as nn
 import jax
-import numpy as np
-import optax
-from jax.sharding import Mesh
 
+from jaxconv import experiment
 from jaxconv.config import Config
-from jaxconv.data import pipeline, sources
+from jaxconv.data import pipeline
 from jaxconv.data.augment import transform as augment
 from jaxconv.errors import ConfigError, UserError
-from jaxconv.models.registry import create_model, num_params, resolve
-from jaxconv.ops.onednn import library as onednn
-from jaxconv.parallel.mesh import make_mesh, prefetch_to_devices
-from jaxconv.parallel.sharding import replicated, split_by_example
-from jaxconv.platform import devices as runtime
+from jaxconv.experiment import EvalStep, Experiment
+from jaxconv.models.registry import num_params
+from jaxconv.ops import onednn
+from jaxconv.parallel.mesh import prefetch_to_devices
+from jaxconv.parallel.sharding import replicated
+from jaxconv.platform import devices
 from jaxconv.runs import checkpoint, console, interrupt
 from jaxconv.runs import workdir as files
-from jaxconv.training import memory
-from jaxconv.training.optimizers import create_optimizer, create_schedule
-from jaxconv.training.state import Batch, Sums, TrainState, create_state, is_finite
-from jaxconv.training.step import eval_step, make_train_step
-
-TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Sums]]
-EvalStep = Callable[[TrainState, Batch, Sums], Sums]
+from jaxconv.runs.clock import Clock
+from jaxconv.training.chunks import chunks
+from jaxconv.training.in_flight import NotFiniteError, StepsInFlight, check_finite
+from jaxconv.training.state import Sums, TrainState, is_finite
 
 _MAX_DATA_WAIT = 0.05
 """The share of an epoch's time that the step may wait for data before the run says so."""
+
+_CHUNK = 1
+"""Steps between two looks of the host: the pipeline on the host makes one batch at a time."""
 
 
 def train(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
@@ -45,19 +40,22 @@ def train(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
     Raises:
         UserError: the run cannot be done as asked.
     """
-    config = resolve_config(config)
+    clock = Clock()
+    config = experiment.resolve(config, files.read_config(workdir))
     files.check(workdir, config)
     if (summary := _finished(workdir, config)) is not None:
         return summary
-    started = time.monotonic()
-    parts = set_up(config)
+    setup = experiment.set_up(config)
     with files.claim(workdir, config):
         if (summary := _finished(workdir, config)) is not None:  # by another process, meanwhile
             return summary
-        checkpoint.check_space(workdir, parts.state)
-        restored = checkpoint.restore_latest(workdir, parts.state, replicated(parts.mesh))
+        _introduce(setup, workdir)
+        state, history = _restore(setup, workdir, clock)
+        train_step, eval_step = experiment.compile_steps(config, setup.mesh, setup.state, setup.image_shape)
         with checkpoint.open_checkpoints(workdir) as checkpoints:
-            return _train(parts, checkpoints, restored, started)
+            state = _fit(setup, train_step, eval_step, state, history, checkpoints, clock)
+        summary = _test(setup, eval_step, state, history, workdir, clock)
+    return summary
 
 
 def _finished(workdir: pathlib.Path, config: Config) -> dict[str, Any] | None:
@@ -68,303 +66,224 @@ def _finished(workdir: pathlib.Path, config: Config) -> dict[str, Any] | None:
     return summary
 
 
-def _train(
-    parts: "Setup",
-    checkpoints: checkpoint.Checkpoints,
-    restored: tuple[TrainState, checkpoint.Progress] | None,
-    started: float,
-) -> dict[str, Any]:
-    config, state, mesh, steps_per_epoch = parts.config, parts.state, parts.mesh, parts.steps_per_epoch
-    workdir = checkpoints.workdir
-    last_step = config.num_epochs * steps_per_epoch
-    console.print_model(config.model.name, parts.model, parts.image_shape)
+def _introduce(setup: Experiment, workdir: pathlib.Path) -> None:
+    """Print what will be trained, on what."""
+    config, mesh = setup.config, setup.mesh
+    console.print_model(config.model.name, setup.model, setup.image_shape)
+    if setup.platform == "cpu":
+        kind = f"cpu {'with' if config.ops == 'onednn' else 'without'} oneDNN"
+    else:
+        kind = mesh.devices.flat[0].device_kind
     console.say(
-        f"{config.data.name}: {len(parts.train.labels):,} examples to train on, "
-        f"{len(parts.validation.labels):,} to validate; {mesh.size} x {_kind(mesh)}; {workdir}"
+        f"{config.data.name}: {len(setup.train.labels):,} examples to train on, "
+        f"{len(setup.validation.labels):,} to validate; {mesh.size} x {kind}; {workdir}"
     )
-    if mesh.devices.flat[0].platform == "cpu" and (problem := onednn.problem()):
+    if setup.platform == "cpu" and config.ops == "xla" and (problem := onednn.problem()):
         console.say(f"oneDNN is installed and not used, which makes the run slower: {problem}.")
 
-    # ---- Restore
-    versions = _versions(parts)
-    progress: checkpoint.Progress = {"history": [], "epoch_seconds": 0.0, "wall_seconds": 0.0, "versions": versions}
-    if restored is not None:
-        state, progress = restored
-        console.say(f"Resumed at step {int(state.step)} of {last_step}.")
-        if changed := files.changed_versions(progress["versions"], versions):
-            console.say(changed)
-        progress["versions"] = versions
-    step, history = int(state.step), progress["history"]
-    if step > last_step:
+
+# ---- Restore
+
+
+def _restore(setup: Experiment, workdir: pathlib.Path, clock: Clock) -> tuple[TrainState, list[dict[str, Any]]]:
+    """The state and the history to go on from."""
+    checkpoint.check_space(workdir, setup.state)
+    restored = checkpoint.restore_latest(workdir, setup.state, replicated(setup.mesh), console.say)
+    if restored is None:
+        return setup.state, []
+    state, progress = restored
+    step = int(state.step)
+    if step > setup.last_step:
         raise ConfigError(
-            f"config.num_epochs={config.num_epochs}, but the run in {workdir} is at epoch {step / steps_per_epoch:g}: "
-            "ask for more, or name another --workdir."
+            f"config.num_epochs={setup.config.num_epochs}, but the run in {workdir} is at epoch "
+            f"{step / setup.steps_per_epoch:g}: ask for more, or name another --workdir."
         )
-    wall_seconds_before = progress["wall_seconds"]
-    host_devices = mesh.devices.flat[0].platform == "cpu" and mesh.size > 1
-    said_first = said_waits = False
+    console.say(f"Resumed at step {step} of {setup.last_step}.")
+    if changed := files.changed_versions(progress["versions"], _versions(setup)):
+        console.say(changed)
+    clock.resume(wall_seconds=progress["wall_seconds"], epoch_seconds=progress["epoch_seconds"])
+    return state, progress["history"]
 
-    def save(state: TrainState) -> None:
-        if config.stop_on_nan and not is_finite(state):
-            raise _not_finite("A parameter, or what the optimizer keeps of one,", state, parts, checkpoints)
-        progress["wall_seconds"] = wall_seconds_before + time.monotonic() - started
-        checkpoint.save(checkpoints, state, progress)
 
-    # ---- Epochs
-    train_step, eval_step = compile_steps(config, parts.mesh, parts.state, parts.image_shape)
-    batches = prefetch_to_devices(
-        pipeline.train_batches(
-            parts.train,
-            parts.normalizer,
-            batch_size=config.batch_size,
-            seed=config.seed,
-            start_step=step,
-            end_step=last_step,
-            augmentation=config.augment if augment.is_on(config.augment) else None,
-        ),
-        mesh,
-    )
-    # History and events follow the checkpoint: both are written anew from it.
+def _versions(setup: Experiment) -> dict[str, str | None]:
+    """What the bits of a run depend on beside its config."""
+    return files.versions() | {
+        "onednn": onednn.version() if setup.config.ops == "onednn" else None,
+        "data": setup.source.version,
+        "processor": devices.processor(setup.mesh.devices.flat[0]),
+    }
+
+
+# ---- Fit
+
+
+def _fit(
+    setup: Experiment,
+    train_step: experiment.TrainStep,
+    eval_step: EvalStep,
+    state: TrainState,
+    history: list[dict[str, Any]],
+    checkpoints: checkpoint.Checkpoints,
+    clock: Clock,
+) -> TrainState:
+    """Train to the last step. Checkpoints, history and events are written on the way; `history` grows by each epoch."""
+    config, workdir, per_epoch = setup.config, checkpoints.workdir, setup.steps_per_epoch
+    start, every = int(state.step), config.checkpoint_every_steps
+    batches = _batches(setup, start)
+    in_flight = StepsInFlight(experiment.steps_that_overlap(setup.mesh))
+    versions, first = _versions(setup), True
+    # The checkpoint decides: history and events are written anew from it.
     files.write_history(workdir, history)
-    with files.open_events(workdir, history) as tensorboard, interrupt.deferred() as interrupted:
-        for epoch in range(len(history) + 1, config.num_epochs + 1):
-            first_step, end = (epoch - 1) * steps_per_epoch, epoch * steps_per_epoch
-            if step == first_step:
-                progress["epoch_seconds"] = 0.0
-                state = state.replace(epoch_sums=jax.device_put(Sums.zero(), replicated(mesh)))
-            seconds_before, began, waited = progress["epoch_seconds"], time.monotonic(), 0.0
+    with (
+        files.open_events(workdir, history) as events,
+        console.Bar(config.num_epochs, per_epoch) as bar,
+        interrupt.deferred() as interrupted,
+    ):
+        for begin, step in chunks(start, setup.last_step, _CHUNK, every=(per_epoch, every)):
+            if begin % per_epoch == 0:
+                clock.begin_epoch()
+                state = state.replace(epoch_sums=jax.device_put(Sums.zero(), replicated(setup.mesh)))
+            with clock.waiting(counts=in_flight.is_idle):  # a step that runs meanwhile does not wait
+                batch = next(batches)
+            if first:
+                clock.forget_waiting()  # the pipeline starts
+            state, sums = train_step(state, batch)
+            in_flight.add(step, sums)
 
-            with console.epoch_bar(epoch, config.num_epochs, steps_per_epoch) as update_bar:
-                running: list[tuple[int, Any]] = []
-                while step < end:
-                    asked = time.monotonic()
-                    batch = next(batches)
-                    if said_first and all(sums.loss.is_ready() for _, sums in running):  # else a step ran meanwhile
-                        waited += time.monotonic() - asked
-                    state, sums = train_step(state, batch)
-                    step += 1
-                    running.append((step, sums))
-                    due = config.checkpoint_every_steps and step % config.checkpoint_every_steps == 0
-                    stop = interrupted() or (checkpoints.manager.reached_preemption(step) and signal.SIGTERM)
-                    # One step runs while the host prepares the next, but not before a checkpoint, which must be
-                    # finite, and not on host devices: XLA:CPU can deadlock in the collectives of steps that overlap.
-                    overlap = 0 if host_devices or due or stop or step == end else 1
-                    while len(running) > overlap:
-                        done, sums = running.pop(0)
-                        jax.block_until_ready(sums)
-                        if config.stop_on_nan and not np.isfinite(sums.loss):
-                            raise _not_finite("The loss", state, parts, checkpoints, done)
-                        update_bar(done - first_step, sums)
-                        if not said_first:
-                            console.say(f"First step done {time.monotonic() - started:.1f} s after the start.")
-                            said_first = True
-                    if step < end and (due or stop):
-                        progress["epoch_seconds"] = seconds_before + time.monotonic() - began
-                        save(state)
-                    if step < end and stop:
-                        checkpoint.wait(checkpoints, state)
-                        raise interrupt.Interrupted(stop, f" after step {step} of {last_step}")
-                train_loss, train_accuracy = state.epoch_sums.means()
-            data_wait = waited / (time.monotonic() - began)
-            seconds = seconds_before + time.monotonic() - began
-
-            val_loss, val_accuracy = evaluate_examples(eval_step, state, parts.validation, parts)
-            record = {
-                "epoch": epoch,
-                "step": step,
-                "train_loss": train_loss,
-                "train_accuracy": train_accuracy,
-                "val_loss": val_loss,
-                "val_accuracy": val_accuracy,
-                "learning_rate": float(np.asarray(parts.schedule(step - 1))),
-                "seconds": seconds,
-                "images_per_s": len(parts.train.labels) / seconds,
-                "data_wait": data_wait,
-            }
-            history.append(record)
-            save(state)
-            files.write_history(workdir, history)
-            files.write_events(tensorboard, record)
-            console.print_epoch(record, config.num_epochs, steps_per_epoch)
-            if data_wait > _MAX_DATA_WAIT and not said_waits:
-                console.say(
-                    f"The input pipeline cannot keep up: the step waited for data {data_wait:.0%} of epoch {epoch}. "
-                    "Less in config.augment, a larger net or more cores would help."
-                )
-                said_waits = True
-            if stop := interrupted():
+            ends_epoch, due = step % per_epoch == 0, bool(every) and step % every == 0
+            stop = interrupted() or (checkpoints.manager.reached_preemption(step) and signal.SIGTERM)
+            for done, sums in in_flight.wait(for_all=ends_epoch or due or bool(stop)):
+                _check_loss(done, sums, state, setup, checkpoints)
+                bar.update(done, sums)
+                if first:
+                    console.say(f"First step done {clock.this_start:.1f} s after the start.")
+                    first = False
+            if ends_epoch:
+                clock.end_epoch()
+                history.append(_end_of_epoch(setup, eval_step, state, step, clock))
+            if ends_epoch or due or stop:
+                _save(setup, checkpoints, state, checkpoint.progress(history, clock, versions))
+            if ends_epoch:
+                files.write_history(workdir, history)
+                files.write_events(events, history[-1])
+                console.print_epoch(history[-1], config.num_epochs, per_epoch)
+                _say_if_data_is_slow(history)
+            if stop:
                 checkpoint.wait(checkpoints, state)
-                raise interrupt.Interrupted(stop, f" after epoch {epoch} of {config.num_epochs}")
+                where = f"epoch {step // per_epoch} of {config.num_epochs}" if ends_epoch else f"step {step}"
+                raise interrupt.Interrupted(stop, f" after {where}" + ("" if ends_epoch else f" of {setup.last_step}"))
         checkpoint.wait(checkpoints, state)
+    return state
 
-    # ---- Test, once, with the parameters of the best epoch
+
+def _batches(setup: Experiment, start_step: int) -> Any:
+    config = setup.config
+    batches = pipeline.train_batches(
+        setup.train,
+        setup.normalizer,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        start_step=start_step,
+        end_step=setup.last_step,
+        augmentation=config.augment if augment.is_on(config.augment) else None,
+    )
+    return prefetch_to_devices(batches, setup.mesh)
+
+
+def _end_of_epoch(setup: Experiment, eval_step: EvalStep, state: TrainState, step: int, clock: Clock) -> dict[str, Any]:
+    """Validate, and describe the epoch as a line of history.jsonl."""
+    train_loss, train_accuracy = state.epoch_sums.means()
+    val_loss, val_accuracy = experiment.evaluate(setup, eval_step, state, setup.validation)
+    return {
+        "epoch": step // setup.steps_per_epoch,
+        "step": step,
+        "train_loss": train_loss,
+        "train_accuracy": train_accuracy,
+        "val_loss": val_loss,
+        "val_accuracy": val_accuracy,
+        "learning_rate": experiment.learning_rate(setup, step),
+        "seconds": clock.epoch_seconds,
+        "images_per_s": len(setup.train.labels) / clock.epoch_seconds,
+        "data_wait": clock.data_wait,
+    }
+
+
+def _check_loss(
+    step: int, sums: Sums, state: TrainState, setup: Experiment, checkpoints: checkpoint.Checkpoints
+) -> None:
+    if setup.config.stop_on_nan:
+        try:
+            check_finite(step, sums)
+        except NotFiniteError:
+            raise _not_finite("The loss", step, state, setup, checkpoints) from None
+
+
+def _save(
+    setup: Experiment, checkpoints: checkpoint.Checkpoints, state: TrainState, progress: checkpoint.Progress
+) -> None:
+    """Start to write a checkpoint, whose numbers are finite unless the user goes on all the same."""
+    if setup.config.stop_on_nan and not is_finite(state):
+        what = "A parameter, or what the optimizer keeps of one,"
+        raise _not_finite(what, int(state.step), state, setup, checkpoints)
+    checkpoint.save(checkpoints, state, progress)
+
+
+def _not_finite(
+    what: str, step: int, state: TrainState, setup: Experiment, checkpoints: checkpoint.Checkpoints
+) -> UserError:
+    checkpoint.wait(checkpoints, state)
+    written = checkpoint.steps(checkpoints.workdir)
+    kept = f"the checkpoint of step {written[0]} is kept" if written else "there is no checkpoint before it"
+    return UserError(
+        f"{what} is not finite at step {step} (learning rate {experiment.learning_rate(setup, step):g}); {kept}. "
+        "Lower config.optimizer.learning_rate or look at the data; --config.stop_on_nan=False goes on all the same."
+    )
+
+
+def _say_if_data_is_slow(history: list[dict[str, Any]]) -> None:
+    """Say once in a run that the step waits for data."""
+    *before, last = history
+    if last["data_wait"] > _MAX_DATA_WAIT and all(epoch["data_wait"] <= _MAX_DATA_WAIT for epoch in before):
+        console.say(
+            f"The input pipeline cannot keep up: the step waited for data {last['data_wait']:.0%} of epoch "
+            f"{last['epoch']}. Less in config.augment, a larger net or more cores would help."
+        )
+
+
+# ---- Test
+
+
+def _test(
+    setup: Experiment,
+    eval_step: EvalStep,
+    state: TrainState,
+    history: list[dict[str, Any]],
+    workdir: pathlib.Path,
+    clock: Clock,
+) -> dict[str, Any]:
+    """Test once, with the parameters of the best epoch, and write summary.json, which says that the run is finished."""
     params_sha256 = checkpoint.sha256(state.params)
-    state, best = checkpoint.restore_best(workdir, state, replicated(mesh))
-    test = parts.source.load(config.data.test)
-    test_loss, test_accuracy = evaluate_examples(eval_step, state, test, parts)
+    state, best = checkpoint.restore_best(workdir, state, replicated(setup.mesh))
+    test = setup.source.load(setup.config.data.test)
+    test_loss, test_accuracy = experiment.evaluate(setup, eval_step, state, test)
     summary = {
-        "config": config.to_dict(),
-        "model": config.model.name,
+        "config": setup.config.to_dict(),
+        "model": setup.config.model.name,
         "num_params": num_params(state.params),
-        "epochs": config.num_epochs,
-        "steps": last_step,
+        "epochs": setup.config.num_epochs,
+        "steps": setup.last_step,
         "best_epoch": best["epoch"],
         "val_accuracy": best["val_accuracy"],
         "test_loss": test_loss,
         "test_accuracy": test_accuracy,
         "test_examples": len(test.labels),
-        "train_images_per_s": len(parts.train.labels) * len(history) / sum(r["seconds"] for r in history),
-        "wall_seconds": wall_seconds_before + time.monotonic() - started,
-        "devices": mesh.size,
+        "train_images_per_s": len(setup.train.labels) * len(history) / sum(epoch["seconds"] for epoch in history),
+        "wall_seconds": clock.wall_seconds,
+        "devices": setup.mesh.size,
         "processes": jax.process_count(),
-        "platform": mesh.devices.flat[0].platform,
-        "versions": versions,
+        "platform": setup.platform,
+        "versions": _versions(setup),
         "params_sha256": params_sha256,
     }
     files.write_summary(workdir, summary)
     return summary
-
-
-def _kind(mesh: Mesh) -> str:
-    """What the devices are, for people."""
-    device = mesh.devices.flat[0]
-    if device.platform != "cpu":
-        return device.device_kind
-    return f"cpu {'with' if onednn.is_available() else 'without'} oneDNN"
-
-
-def _versions(parts: "Setup") -> dict[str, str | None]:
-    """What the bits of a run depend on beside its config."""
-    return files.versions() | {
-        "onednn": onednn.version(),
-        "data": parts.source.version,
-        "processor": runtime.processor(parts.mesh.devices.flat[0]),
-    }
-
-
-def _not_finite(
-    what: str, state: TrainState, parts: "Setup", checkpoints: checkpoint.Checkpoints, step: int | None = None
-) -> UserError:
-    checkpoint.wait(checkpoints, state)
-    written = checkpoint.steps(checkpoints.workdir)
-    kept = f"the checkpoint of step {written[0]} is kept" if written else "there is no checkpoint before it"
-    step = step or int(state.step)
-    learning_rate = float(np.asarray(parts.schedule(step - 1)))
-    return UserError(
-        f"{what} is not finite at step {step} (learning rate {learning_rate:g}); {kept}. "
-        "Lower config.optimizer.learning_rate or look at the data; --config.stop_on_nan=False goes on all the same."
-    )
-
-
-def evaluate(config: Config, workdir: pathlib.Path) -> dict[str, float]:
-    """Loss and accuracy of the best epoch so far of the run in `workdir`; changes nothing there.
-
-    Returns:
-        val_loss and val_accuracy; and test_loss and test_accuracy if the run is finished, since before that the test
-        set stays closed.
-
-    Raises:
-        UserError: there is no run of this config with a finished epoch.
-    """
-    config = resolve_config(config)
-    if not (workdir / "config.json").exists():
-        raise ConfigError(f"--workdir={workdir} holds no run: train one with --mode=train first.")
-    files.check(workdir, config)
-    parts = set_up(config)
-    state, best = checkpoint.restore_best(workdir, parts.state, replicated(parts.mesh))
-    _, eval_step = compile_steps(config, parts.mesh, parts.state, parts.image_shape)
-    results = {}
-    results["val_loss"], results["val_accuracy"] = evaluate_examples(eval_step, state, parts.validation, parts)
-    if files.read_summary(workdir) is not None:
-        test = parts.source.load(config.data.test)
-        results["test_loss"], results["test_accuracy"] = evaluate_examples(eval_step, state, test, parts)
-    else:
-        console.say(
-            f"The best of the epochs so far is {best['epoch']}. The test set stays closed until the run is finished."
-        )
-    return results
-
-
-class Setup(NamedTuple):
-    """What training and evaluation share."""
-
-    config: Config
-    mesh: Mesh
-    source: sources.Source
-    train: sources.Examples
-    validation: sources.Examples
-    normalizer: pipeline.Normalizer
-    model: nn.Module
-    schedule: optax.Schedule
-    state: TrainState
-    steps_per_epoch: int
-
-    @property
-    def image_shape(self) -> tuple[int, ...]:
-        """The shape of one image: (*spatial, channels)."""
-        return self.train.images.shape[1:]
-
-
-def resolve_config(config: Config) -> Config:
-    """A copy of the config with the fields of the model filled in."""
-    resolved = config.copy_and_resolve_references()
-    resolved.model = resolve(config.model)
-    return resolved
-
-
-def set_up(config: Config) -> Setup:
-    """Devices, data, model and optimizer of a config, and the state before the first step."""
-    mesh = make_mesh(config.num_devices, config.batch_size)
-    source = sources.open_source(config.data)
-    source.check_split(config.data.test)  # it is opened only at the end, and a slip shall not wait for that
-    train = source.load(config.data.train)
-    augment.check(config.augment, train.images.shape[1:])
-    steps_per_epoch = pipeline.steps_per_epoch(train, config.batch_size)
-    model = create_model(config.model, source.num_classes)
-    schedule = create_schedule(config.optimizer, num_epochs=config.num_epochs, steps_per_epoch=steps_per_epoch)
-    optimizer = create_optimizer(config.optimizer, schedule)
-    create = functools.partial(create_state, model, optimizer, train.images.shape[1:], config.seed)
-    memory.check_net(model, create, train.images.shape[1:], config.batch_size, mesh)
-    return Setup(
-        config=config,
-        mesh=mesh,
-        source=source,
-        train=train,
-        validation=sources.check(
-            source.load(config.data.validation), source.num_classes, config.data.validation, like=train
-        ),
-        normalizer=pipeline.fit_normalizer(train),
-        model=model,
-        schedule=schedule,
-        state=jax.device_put(create(), replicated(mesh)),
-        steps_per_epoch=steps_per_epoch,
-    )
-
-
-def compile_steps(
-    config: Config, mesh: Mesh, state: TrainState, image_shape: tuple[int, ...]
-) -> tuple[TrainStep, EvalStep]:
-    """The steps of training (which consumes its state) and of evaluation, compiled for the mesh."""
-    whole, split = replicated(mesh), split_by_example(mesh)
-    batch = {
-        "image": jax.ShapeDtypeStruct((config.batch_size, *image_shape), "float32", sharding=split),
-        "label": jax.ShapeDtypeStruct((config.batch_size,), "int32", sharding=split),
-        "weight": jax.ShapeDtypeStruct((config.batch_size,), "float32", sharding=split),
-    }
-    train_step = jax.jit(make_train_step(config), donate_argnums=0, out_shardings=whole)
-    with jax.set_mesh(mesh):  # for the operations that divide themselves among its devices
-        return (
-            train_step.lower(state, batch).compile(),
-            jax.jit(eval_step, out_shardings=whole).lower(state, batch, state.epoch_sums).compile(),
-        )
-
-
-def evaluate_examples(
-    eval_step: EvalStep, state: TrainState, examples: sources.Examples, parts: Setup
-) -> tuple[float, float]:
-    """Loss and accuracy over every example of a split, each counted once."""
-    batches = pipeline.eval_batches(examples, parts.normalizer, batch_size=parts.config.batch_size)
-    sums = jax.device_put(Sums.zero(), replicated(parts.mesh))
-    for batch in prefetch_to_devices(batches, parts.mesh):
-        sums = eval_step(state, batch, jax.block_until_ready(sums))
-    return sums.means()

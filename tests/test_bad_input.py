@@ -9,6 +9,7 @@ import re
 import numpy as np
 import pytest
 
+from jaxconv import experiment
 from jaxconv import train as trains
 from jaxconv.config import validate
 from jaxconv.data.sources import Examples, check
@@ -200,7 +201,7 @@ def test_a_workdir_that_became_another_runs_meanwhile(tiny, tmp_path):
 
 
 def test_a_run_that_another_process_finished_meanwhile(tiny, tmp_path, monkeypatch, capsys):
-    set_up, finished = trains.set_up, []
+    set_up, finished = experiment.set_up, []
 
     def slowly(config):
         if not finished:
@@ -208,7 +209,7 @@ def test_a_run_that_another_process_finished_meanwhile(tiny, tmp_path, monkeypat
             finished[0] = train(tiny, tmp_path / "run")
         return set_up(config)
 
-    monkeypatch.setattr(trains, "set_up", slowly)
+    monkeypatch.setattr(experiment, "set_up", slowly)
     assert train(tiny, tmp_path / "run") == json.loads(json.dumps(finished[0]))
     assert "is finished; name another --workdir" in capsys.readouterr().err
 
@@ -224,7 +225,7 @@ def test_an_error_of_reading_data_is_not_said_of_the_workdir(tiny, tmp_path, mon
 
 @pytest.mark.parametrize("name", ["config.json", "summary.json"])
 def test_a_broken_file_of_a_run(tiny, tmp_path, name):
-    with claim(tmp_path, trains.resolve_config(tiny)):
+    with claim(tmp_path, experiment.resolve(tiny)):
         pass
     (tmp_path / name).write_text("{")
     with pytest.raises(UserError, match=f"{name} cannot be read as JSON"):

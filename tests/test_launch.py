@@ -15,9 +15,11 @@ import jax
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from jaxconv import train
+from jaxconv import experiment
 from jaxconv.config import load
-from jaxconv.ops.onednn import library as onednn
+from jaxconv.evaluate import evaluate
+from jaxconv.ops import onednn
+from jaxconv.parallel.sharding import replicated
 from jaxconv.runs import checkpoint
 from tests.conftest import NO_NETWORK, ROOT, TINY_TEST, launch, read, start, wait_for_step
 
@@ -186,7 +188,7 @@ def test_evaluate_in_a_loop_beside_a_training_that_checkpoints_every_step(tiny_c
     config.num_devices = 1
     looks = []
     while training.poll() is None:
-        looks.append(train.evaluate(config, workdir))
+        looks.append(evaluate(config, workdir))
     _, said = training.communicate()
     assert training.returncode == 0, said
     (history, summary), (whole, whole_summary) = read(workdir), read(finished[0])
@@ -197,8 +199,8 @@ def test_evaluate_in_a_loop_beside_a_training_that_checkpoints_every_step(tiny_c
 
 
 def test_readers_beside_a_writer_that_deletes_what_they_read(tiny, tmp_path):
-    parts = train.set_up(train.resolve_config(tiny))
-    workdir, sharding = tmp_path, train.replicated(parts.mesh)
+    parts = experiment.set_up(experiment.resolve(tiny))
+    workdir, sharding = tmp_path, replicated(parts.mesh)
     progress = {"history": [], "versions": {}}
     found, done = [], threading.Event()
 

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from jaxconv.data import pipeline, sources
-from jaxconv.data.augment import transform as augment
+from jaxconv.data import augment, pipeline, sources
 from jaxconv.errors import ConfigError, UserError
 from jaxconv.preview import EPOCHS, EXAMPLES, preview, rows
 from tests.conftest import launch

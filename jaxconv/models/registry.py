@@ -7,8 +7,9 @@ import jax
 
 from jaxconv.config import Config, choose
 from jaxconv.models.convnet import ConvNet
+from jaxconv.ops import dispatch
 
-# The lecture's nets; what a member does not name is as in ConvNet.
+# The lecture's nets. A field that a member does not name has the default of ConvNet.
 MEMBERS: dict[str, dict[str, Any]] = {
     "mlp": {"filters": (), "dense": (128, 128)},
     "lenet": {"filters": ((20,), (50,)), "kernel_size": 5, "dense": (500,)},
@@ -18,7 +19,7 @@ MEMBERS: dict[str, dict[str, Any]] = {
 
 
 def resolve(model: Config) -> Config:
-    """A copy of config.model in which None has become the named member's own value.
+    """Copy config.model, with the named member's own value in place of each None.
 
     Raises:
         ConfigError: no member has that name.
@@ -31,12 +32,18 @@ def resolve(model: Config) -> Config:
     return resolved
 
 
-def create_model(model: Config, num_classes: int) -> nn.Module:
-    """The Flax module that config.model describes."""
+def create_model(model: Config, num_classes: int, kernels: dispatch.Kernels = dispatch.STOCK) -> nn.Module:
+    """Create the Flax module that config.model describes.
+
+    Args:
+        model: config.model.
+        num_classes: number of logits.
+        kernels: the forms of its operations.
+    """
     fields = {key: value for key, value in resolve(model).items() if key != "name"}
-    return ConvNet(num_classes=num_classes, **fields)
+    return ConvNet(num_classes=num_classes, kernels=kernels, **fields)
 
 
 def num_params(params: Any) -> int:
-    """The number of scalars in a tree of parameters."""
+    """Count the scalars in a tree of parameters."""
     return sum(leaf.size for leaf in jax.tree.leaves(params))

@@ -1,8 +1,6 @@
-"""Convolution that is fast on a CPU: by oneDNN where it is there, else by XLA with a weight gradient of our own.
+"""Convolution: JAX's own, a form that XLA compiles to fast code for a CPU, and oneDNN's.
 
-XLA:CPU runs a convolution and the gradient by its input near the peak of a core, but the gradient by its kernel at
-a quarter of that. As a product of the output's gradient with patches of the input it is about twice as fast, so long
-as the patches stay in the cache: a loop makes and uses them, one or a few images at a time.
+All take and give the layout of flax.linen: channels last, kernels (*kernel, in, out).
 """
 
 import functools
@@ -15,48 +13,81 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from jaxconv.ops.onednn import layers as kernels
+from jaxconv.ops import onednn
 from jaxconv.parallel.sharding import SPLIT, WHOLE, on_each_device
 
 _PATCH_BYTES = 1 << 20
-"""About the share of a core's cache that a loop's patches may fill."""
+"""About the share of a core's cache that the patches of a loop may fill."""
 
 _NARROW = 32
 """Columns below which a product is too small for its overhead."""
 
+Padding = str | Sequence[tuple[int, int]]
 
-def convolve(
+
+def stock(
     x: Float[Array, "batch *spatial in"],
     kernel: Float[Array, "*kernel in out"],
     bias: Float[Array, " out"],
     *,
     strides: Sequence[int],
-    padding: str | Sequence[tuple[int, int]],
+    padding: Padding,
 ) -> Float[Array, "batch *spatial_out out"]:
-    """`jax.lax.conv_general_dilated` in the layout of flax.linen (channels last, HWIO), and the bias added.
+    """Convolve with `jax.lax.conv_general_dilated`, and add the bias.
 
     Args:
-        x: of 1 to 3 spatial dimensions.
-        kernel: of as many.
-        bias: of each filter.
-        strides: in each spatial dimension.
+        x: input with 1 to 3 spatial dimensions.
+        kernel: kernel with as many.
+        bias: bias of each filter.
+        strides: stride in each spatial dimension.
         padding: "SAME", "VALID", or the zeros before and after each spatial dimension.
     """
-    strides = tuple(strides)
-    if isinstance(padding, str):
-        padding = lax.padtype_to_pads(x.shape[1:-1], kernel.shape[:-2], strides, padding)
-    pads = tuple((int(low), int(high)) for low, high in padding)
-    if jax.default_backend() != "cpu":
-        return _stock(strides, pads, x, kernel) + bias
+    return _convolve(tuple(strides), _pads(x, kernel, strides, padding), x, kernel) + bias
+
+
+def by_xla(
+    x: Float[Array, "batch *spatial in"],
+    kernel: Float[Array, "*kernel in out"],
+    bias: Float[Array, " out"],
+    *,
+    strides: Sequence[int],
+    padding: Padding,
+) -> Float[Array, "batch *spatial_out out"]:
+    """Convolve as `stock`, with a faster gradient with respect to a 2-D kernel.
+
+    XLA:CPU runs a convolution and its gradient with respect to the input near the peak of a core, but the gradient
+    with respect to the kernel at a quarter of that. As a product of the output's gradient with patches of the input it
+    is about twice as fast, as long as the patches stay in the cache: a loop makes and uses them for a few images at a
+    time.
+    """
+    form: Any = _fast_for_xla if x.ndim == 4 else _convolve
+    return form(tuple(strides), _pads(x, kernel, strides, padding), x, kernel) + bias
+
+
+def by_onednn(
+    x: Float[Array, "batch *spatial in"],
+    kernel: Float[Array, "*kernel in out"],
+    bias: Float[Array, " out"],
+    *,
+    strides: Sequence[int],
+    padding: Padding,
+) -> Float[Array, "batch *spatial_out out"]:
+    """Convolve as `stock`, by oneDNN where it is fast: in float32, with kernels for this processor; else `by_xla`."""
+    strides, pads = tuple(strides), _pads(x, kernel, strides, padding)
     single = all(array.dtype == jnp.float32 for array in (x, kernel, bias))
     if single and _describe(strides, pads, x, kernel).is_fast():
-        return _by_onednn(strides, pads, x, kernel, bias)
-    y: Any = (_by_xla if x.ndim == 4 else _stock)(strides, pads, x, kernel)
-    return y + bias
+        return _onednn(strides, pads, x, kernel, bias)
+    return by_xla(x, kernel, bias, strides=strides, padding=pads)
 
 
-def _stock(strides: Any, padding: Any, x: Array, kernel: Array) -> Array:
-    spatial = "DHW"[2 - x.ndim :]
+def _pads(x: Array, kernel: Array, strides: Sequence[int], padding: Padding) -> tuple[tuple[int, int], ...]:
+    if isinstance(padding, str):
+        padding = lax.padtype_to_pads(x.shape[1:-1], kernel.shape[:-2], strides, padding)
+    return tuple((int(low), int(high)) for low, high in padding)
+
+
+def _convolve(strides: Any, padding: Any, x: Array, kernel: Array) -> Array:
+    spatial = "DHW"[5 - x.ndim :]
     layout = (f"N{spatial}C", f"{spatial}IO", f"N{spatial}C")
     return lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=layout)
 
@@ -64,13 +95,13 @@ def _stock(strides: Any, padding: Any, x: Array, kernel: Array) -> Array:
 # ---- By oneDNN
 
 
-def _describe(strides: Any, padding: Any, x: Array, kernel: Array) -> kernels.Convolution:
-    y = jax.eval_shape(functools.partial(_stock, strides, padding), x, kernel)
-    return kernels.Convolution(x.shape, kernel.shape, y.shape, strides, padding)
+def _describe(strides: Any, padding: Any, x: Array, kernel: Array) -> onednn.Convolution:
+    y = jax.eval_shape(functools.partial(_convolve, strides, padding), x, kernel)
+    return onednn.Convolution(x.shape, kernel.shape, y.shape, strides, padding)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _by_onednn(strides: Any, padding: Any, x: Array, kernel: Array, bias: Array) -> Array:
+def _onednn(strides: Any, padding: Any, x: Array, kernel: Array, bias: Array) -> Array:
     def local(x: Array, kernel: Array, bias: Array) -> Array:
         return _describe(strides, padding, x, kernel).forward(x, kernel, bias)
 
@@ -78,7 +109,7 @@ def _by_onednn(strides: Any, padding: Any, x: Array, kernel: Array, bias: Array)
 
 
 def _onednn_forward(strides: Any, padding: Any, x: Array, kernel: Array, bias: Array) -> tuple[Array, Any]:
-    return _by_onednn(strides, padding, x, kernel, bias), (x, kernel)
+    return _onednn(strides, padding, x, kernel, bias), (x, kernel)
 
 
 def _onednn_backward(strides: Any, padding: Any, residuals: tuple[Array, Array], g: Array) -> tuple[Array, ...]:
@@ -95,15 +126,15 @@ def _onednn_backward(strides: Any, padding: Any, residuals: tuple[Array, Array],
     return x_gradient, *on_each_device(by_parameters, where, WHOLE)(x, kernel, g)
 
 
-_by_onednn.defvjp(_onednn_forward, _onednn_backward)
+_onednn.defvjp(_onednn_forward, _onednn_backward)
 
 
 # ---- By XLA
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _by_xla(strides: Any, padding: Any, x: Array, kernel: Array) -> Array:
-    """The stock convolution, with zeros beside channels of numbers that XLA:CPU is slow at."""
+def _fast_for_xla(strides: Any, padding: Any, x: Array, kernel: Array) -> Array:
+    """Convolve with zeros beside numbers of channels and filters that XLA:CPU is slow at."""
     channels, filters = kernel.shape[2:]
     more_channels = 4 - channels if channels in (2, 3) else 0
     more_filters = -filters % 64
@@ -111,21 +142,21 @@ def _by_xla(strides: Any, padding: Any, x: Array, kernel: Array) -> Array:
         more_filters = 0
     x = jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, more_channels)))
     kernel = jnp.pad(kernel, ((0, 0), (0, 0), (0, more_channels), (0, more_filters)))
-    return _stock(strides, padding, x, kernel)[..., :filters]
+    return _convolve(strides, padding, x, kernel)[..., :filters]
 
 
 def _xla_forward(strides: Any, padding: Any, x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
-    return _by_xla(strides, padding, x, kernel), (x, kernel)
+    return _fast_for_xla(strides, padding, x, kernel), (x, kernel)
 
 
 def _xla_backward(strides: Any, padding: Any, residuals: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
     x, kernel = residuals
-    (x_gradient,) = jax.linear_transpose(lambda x: _stock(strides, padding, x, kernel), x)(g)
+    (x_gradient,) = jax.linear_transpose(lambda x: _convolve(strides, padding, x, kernel), x)(g)
     local = functools.partial(kernel_gradient, strides=strides, padding=padding, shape=kernel.shape)
     return x_gradient, on_each_device(local, (SPLIT, SPLIT), WHOLE)(x, g)
 
 
-_by_xla.defvjp(_xla_forward, _xla_backward)
+_fast_for_xla.defvjp(_xla_forward, _xla_backward)
 
 
 def kernel_gradient(
@@ -136,7 +167,7 @@ def kernel_gradient(
     padding: tuple[tuple[int, int], tuple[int, int]],
     shape: tuple[int, ...],
 ) -> Float[Array, "kh kw in out"]:
-    """The gradient of a 2-D convolution by its kernel of `shape`, `g` being the gradient by its output."""
+    """Compute the gradient of a 2-D convolution with respect to its kernel of `shape`; `g` is that of its output."""
     kh, kw, channels, filters = shape
     batch, out_h, out_w, _ = g.shape
     # A product for each row of the kernel, or a single one where rows are narrow.

@@ -1,8 +1,4 @@
-"""A dense layer that is fast on a CPU: by oneDNN where it is there, else with a weight gradient of our own.
-
-JAX's own weight gradient comes out transposed, and on a CPU the optimizer then reads it across the cache, several
-times.
-"""
+"""Dense layer: JAX's own, a form that XLA compiles to fast code for a CPU, and oneDNN's."""
 
 from typing import Any
 
@@ -11,53 +7,67 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from jaxconv.ops.onednn import layers as kernels
+from jaxconv.ops import onednn
 from jaxconv.parallel.sharding import SPLIT, WHOLE, on_each_device
 
 _LARGE = 1 << 26
 """Multiplications below which a call to oneDNN costs more than it saves."""
 
 
-def dense(
+def stock(
     x: Float[Array, "batch in"], kernel: Float[Array, "in out"], bias: Float[Array, " out"]
 ) -> Float[Array, "batch out"]:
-    """The product of rows of inputs and a kernel, and the bias added."""
-    if jax.default_backend() != "cpu":
-        return x @ kernel + bias
+    """Multiply rows with a kernel, and add the bias."""
+    return x @ kernel + bias
+
+
+def by_xla(
+    x: Float[Array, "batch in"], kernel: Float[Array, "in out"], bias: Float[Array, " out"]
+) -> Float[Array, "batch out"]:
+    """Compute `stock`, with a gradient with respect to the kernel in the kernel's own layout.
+
+    JAX's own gradient comes out transposed, and on a CPU the optimizer then reads it across the cache, several times.
+    """
+    return _matmul(x, kernel) + bias
+
+
+def by_onednn(
+    x: Float[Array, "batch in"], kernel: Float[Array, "in out"], bias: Float[Array, " out"]
+) -> Float[Array, "batch out"]:
+    """Compute `stock` by oneDNN where it is fast: in float32 and where the product is large; else `by_xla`."""
     large = len(x) * kernel.size >= _LARGE
     single = all(array.dtype == jnp.float32 for array in (x, kernel, bias))
-    if large and single and kernels.Dense(len(x), *kernel.shape).is_fast():
-        return _by_onednn(x, kernel, bias)
-    return matmul(x, kernel) + bias
+    if large and single and onednn.Dense(len(x), *kernel.shape).is_fast():
+        return _onednn(x, kernel, bias)
+    return by_xla(x, kernel, bias)
 
 
 @jax.custom_vjp
-def _by_onednn(x: Array, kernel: Array, bias: Array) -> Array:
+def _onednn(x: Array, kernel: Array, bias: Array) -> Array:
     def local(x: Array, kernel: Array, bias: Array) -> Array:
-        return kernels.Dense(len(x), *kernel.shape).forward(x, kernel, bias)
+        return onednn.Dense(len(x), *kernel.shape).forward(x, kernel, bias)
 
     return on_each_device(local, (SPLIT, WHOLE, WHOLE), SPLIT)(x, kernel, bias)
 
 
 def _onednn_forward(x: Array, kernel: Array, bias: Array) -> tuple[Array, Any]:
-    return _by_onednn(x, kernel, bias), (x, kernel)
+    return _onednn(x, kernel, bias), (x, kernel)
 
 
 def _onednn_backward(residuals: tuple[Array, Array], g: Array) -> tuple[Array, Array, Array]:
     x, kernel = residuals
 
     def local(x: Array, g: Array) -> tuple[Array, Array]:
-        return kernels.Dense(len(x), *kernel.shape).parameter_gradients(x, g)
+        return onednn.Dense(len(x), *kernel.shape).parameter_gradients(x, g)
 
     return _input_gradient(g, kernel), *on_each_device(local, (SPLIT, SPLIT), WHOLE)(x, g)
 
 
-_by_onednn.defvjp(_onednn_forward, _onednn_backward)
+_onednn.defvjp(_onednn_forward, _onednn_backward)
 
 
 @jax.custom_vjp
-def matmul(x: Float[Array, "batch in"], kernel: Float[Array, "in out"]) -> Float[Array, "batch out"]:
-    """The product of rows of inputs and a kernel."""
+def _matmul(x: Array, kernel: Array) -> Array:
     return x @ kernel
 
 
@@ -70,7 +80,7 @@ def _backward(residuals: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
     return _input_gradient(g, kernel), lax.dot_general(x, g, (((0,), (0,)), ((), ())))
 
 
-matmul.defvjp(_forward, _backward)
+_matmul.defvjp(_forward, _backward)
 
 
 def _input_gradient(g: Array, kernel: Array) -> Array:

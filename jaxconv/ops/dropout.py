@@ -1,19 +1,19 @@
-"""Dropout (Srivastava et al., 2014) that draws few random bits on a CPU, where they are what it costs."""
+"""Dropout (Srivastava et al., 2014): JAX's own form, and one that draws few random bits, its main cost on a CPU."""
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 
-def dropout(x: Float[Array, "batch *rest"], rate: float, rng: jax.Array) -> Float[Array, "batch *rest"]:
-    """Zero for a share `rate` of the units of x, and the others scaled up to keep the mean.
+def stock(x: Float[Array, "batch *rest"], rate: float, rng: jax.Array) -> Float[Array, "batch *rest"]:
+    """Set a share `rate` of the units of x to zero, and scale the others up to keep the mean."""
+    return jnp.where(jax.random.bernoulli(rng, 1 - rate, x.shape), x / (1 - rate), 0)
 
-    On a CPU the rate is rounded to a multiple of 1/256 where that is exact, else of 1/65536, and below 1.
-    """
+
+def by_few_bits(x: Float[Array, "batch *rest"], rate: float, rng: jax.Array) -> Float[Array, "batch *rest"]:
+    """Compute `stock` with the rate rounded to a multiple of 1/256 where that is exact, else of 1/65536; below 1."""
     if rate == 0:
         return x
-    if jax.default_backend() != "cpu":
-        return jnp.where(jax.random.bernoulli(rng, 1 - rate, x.shape), x / (1 - rate), 0)
     bits = jnp.uint8 if (256 * rate).is_integer() else jnp.uint16
     levels = 1 << 8 * bits.dtype.itemsize
     dropped = min(round(levels * rate), levels - 1)
@@ -21,7 +21,7 @@ def dropout(x: Float[Array, "batch *rest"], rate: float, rng: jax.Array) -> Floa
 
 
 def _random(rng: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype) -> Array:
-    """Random integers, several from each of the 32-bit words that the generator makes."""
+    """Draw random integers, several from each 32-bit word of the generator."""
     batch, *rest = shape
     units = 1
     for size in rest:

@@ -1,6 +1,6 @@
-"""Max-pooling whose gradient is fast on a CPU, where XLA's own loops over windows with select-and-scatter.
+"""Max-pooling: JAX's own, the maximum of slices, and oneDNN's.
 
-By oneDNN where it is there, else as the maximum of slices.
+XLA:CPU computes the gradient of JAX's own with select-and-scatter, a slow loop over windows.
 """
 
 import functools
@@ -12,45 +12,53 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxconv.ops.onednn import layers as kernels
+from jaxconv.ops import onednn
 from jaxconv.parallel.sharding import SPLIT, on_each_device
 
 
-def max_pool(x: Float[Array, "batch *spatial c"], window: tuple[int, ...]) -> Float[Array, "batch *spatial_out c"]:
-    """The maximum of each window; windows do not overlap, and what is left over at the end is dropped."""
-    if jax.default_backend() != "cpu":
-        return nn.max_pool(x, window, strides=window)
-    if x.dtype == jnp.float32 and kernels.MaxPooling(x.shape, window).is_fast():
-        return _by_onednn(window, x.shape[1:], x)
-    return max_pool_by_slices(window, x)
+def stock(x: Float[Array, "batch *spatial c"], window: tuple[int, ...]) -> Float[Array, "batch *spatial_out c"]:
+    """Take the maximum of each window. Windows do not overlap, and what is left over at the end is dropped."""
+    return nn.max_pool(x, window, strides=window)
+
+
+def by_slices(x: Float[Array, "batch *spatial c"], window: tuple[int, ...]) -> Float[Array, "batch *spatial_out c"]:
+    """Take the maximum of each window as the maximum of strided slices, axis by axis."""
+    return _by_slices(window, x)
+
+
+def by_onednn(x: Float[Array, "batch *spatial c"], window: tuple[int, ...]) -> Float[Array, "batch *spatial_out c"]:
+    """Take the maximum of each window by oneDNN where it is fast, in float32; else `by_slices`.
+
+    oneDNN skips elements that are not a number. A window of nothing else is NaN, as in the other forms.
+    """
+    if x.dtype == jnp.float32 and onednn.MaxPooling(x.shape, window).is_fast():
+        return _onednn(window, x.shape[1:], x)
+    return by_slices(x, window)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _by_onednn(window: tuple[int, ...], image_shape: tuple[int, ...], x: Array) -> Array:
+def _onednn(window: tuple[int, ...], image_shape: tuple[int, ...], x: Array) -> Array:
     return _onednn_forward(window, image_shape, x)[0]
 
 
 def _onednn_forward(window: tuple[int, ...], image_shape: tuple[int, ...], x: Array) -> Any:
-    y, places = on_each_device(lambda x: kernels.MaxPooling(x.shape, window).forward(x), (SPLIT,), SPLIT)(x)
-    # oneDNN skips what is not a number, and gives the lowest number for a window of nothing else.
+    y, places = on_each_device(lambda x: onednn.MaxPooling(x.shape, window).forward(x), (SPLIT,), SPLIT)(x)
+    # oneDNN gives the lowest number for a window of nothing but NaN.
     return jnp.where(y == jnp.finfo(y.dtype).min, jnp.nan, y), places
 
 
 def _onednn_backward(window: tuple[int, ...], image_shape: tuple[int, ...], places: Array, g: Array) -> Any:
     def local(g: Array, places: Array) -> Array:
-        return kernels.MaxPooling((g.shape[0], *image_shape), window).input_gradient(g, places)
+        return onednn.MaxPooling((g.shape[0], *image_shape), window).input_gradient(g, places)
 
     return (on_each_device(local, (SPLIT, SPLIT), SPLIT)(g, places),)
 
 
-_by_onednn.defvjp(_onednn_forward, _onednn_backward)
+_onednn.defvjp(_onednn_forward, _onednn_backward)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def max_pool_by_slices(
-    window: tuple[int, ...], x: Float[Array, "batch *spatial c"]
-) -> Float[Array, "batch *spatial_out c"]:
-    """Max-pooling as the maximum of strided slices, axis by axis."""
+def _by_slices(window: tuple[int, ...], x: Array) -> Array:
     for axis, size in enumerate(window, start=1):
         x = functools.reduce(jnp.maximum, (_every(x, axis, size, first) for first in range(size)))
     return x
@@ -62,12 +70,12 @@ def _every(x: Array, axis: int, size: int, first: int) -> Array:
 
 
 def _forward(window: tuple[int, ...], x: Array) -> Any:
-    y = max_pool_by_slices(window, x)
+    y = _by_slices(window, x)
     return y, (x, y)
 
 
 def _backward(window: tuple[int, ...], residuals: tuple[Array, Array], g: Array) -> tuple[Array]:
-    """Each gradient goes to the first maximum of its window, as in the stock form."""
+    """Give each gradient to the first maximum of its window, as the stock form does."""
     x, y = residuals
     taken = jnp.zeros(y.shape, bool)
     parts = []
@@ -90,4 +98,4 @@ def _interleave(parts: list[Array], axis: int) -> Array:
     return jnp.stack(parts, axis=axis + 1).reshape(shape)
 
 
-max_pool_by_slices.defvjp(_forward, _backward)
+_by_slices.defvjp(_forward, _backward)

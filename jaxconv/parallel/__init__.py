@@ -1,1 +1,1 @@
-"""Devices and what is where on them."""
+"""The devices of a run, and how arrays are placed on them."""

@@ -1,4 +1,4 @@
-"""Devices: one mesh with axis "data", and the batches on their way to them."""
+"""The mesh of devices, with one axis "data", and the transfer of batches to them."""
 
 import collections
 from collections.abc import Iterable, Iterator
@@ -13,7 +13,7 @@ from jaxconv.parallel.sharding import split_by_example
 
 
 def make_mesh(num_devices: int | None, batch_size: int) -> Mesh:
-    """A mesh over the first `num_devices` devices, or over all, for batches of `batch_size` examples.
+    """Make a mesh over the first `num_devices` devices, or over all, for batches of `batch_size` examples.
 
     Raises:
         ConfigError: there are fewer devices, or the batch does not divide among them.
@@ -35,7 +35,7 @@ def make_mesh(num_devices: int | None, batch_size: int) -> Mesh:
 def prefetch_to_devices(
     batches: Iterable[dict[str, np.ndarray]], mesh: Mesh, size: int = 2
 ) -> Iterator[dict[str, Any]]:
-    """Batches of arrays as batches split over the mesh, `size` of them on their way ahead of the consumer."""
+    """Transfer batches of arrays to the devices, split along their first axis, `size` batches ahead of the consumer."""
     sharding = split_by_example(mesh)
     queue: collections.deque[dict[str, Any]] = collections.deque()
     for batch in batches:

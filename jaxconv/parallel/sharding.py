@@ -1,4 +1,4 @@
-"""Where arrays are: parameters whole on every device, batches split among them along their first axis."""
+"""How arrays are placed: parameters replicated on every device, batches split along their first axis."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,15 +7,15 @@ import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 SPLIT, WHOLE = PartitionSpec("data"), PartitionSpec()
-"""Arrays of which each device has its share of the first axis, and those of which it has all."""
+"""Arrays that are split along their first axis, and arrays that every device holds whole."""
 
 
 def on_each_device(
     function: Callable[..., Any], arguments: tuple[Any, ...], result: PartitionSpec
 ) -> Callable[..., Any]:
-    """`function` of each device's own shares of the arguments; a result that is `WHOLE` is the sum over devices.
+    """Apply `function` on each device to its shares of the arguments; a result that is `WHOLE` is summed over devices.
 
-    For what XLA cannot divide by itself, within a program for a mesh (jax.set_mesh); elsewhere, `function` as it is.
+    Use it for operations that XLA cannot partition by itself. Without a mesh (jax.set_mesh), it returns `function`.
     """
     if "data" not in jax.sharding.get_abstract_mesh().axis_names:
         return function
@@ -28,10 +28,10 @@ def on_each_device(
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """The sharding of what every device holds whole."""
+    """Return the sharding of arrays that every device holds whole."""
     return NamedSharding(mesh, WHOLE)
 
 
 def split_by_example(mesh: Mesh) -> NamedSharding:
-    """The sharding of batches: each device holds its share of the first axis."""
+    """Return the sharding of batches, split along their first axis."""
     return NamedSharding(mesh, SPLIT)

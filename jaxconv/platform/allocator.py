@@ -1,23 +1,25 @@
-"""Memory in huge pages, and kept: XLA:CPU allocates its temporaries anew at every step, and pages would fault in."""
+"""Keep memory, in huge pages: XLA:CPU allocates its temporaries at every step, and each page would fault in again."""
 
 import contextlib
 import os
 import platform
 import sys
 
+from jaxconv.platform import switches
+
 _TUNABLES = {
     "hugetlb": 1,  # by madvise
-    "arena_max": 1,  # else each thread keeps its own
-    "mmap_threshold": 1 << 32,  # bytes up to which memory is not mapped and unmapped each time
-    "trim_threshold": 1 << 33,  # bytes that stay with the process though free
+    "arena_max": 1,  # otherwise each thread keeps memory of its own
+    "mmap_threshold": 1 << 32,  # bytes; blocks up to this size are not mapped and unmapped each time
+    "trim_threshold": 1 << 33,  # bytes; free memory up to this size stays with the process
 }
 ENVIRONMENT = {"GLIBC_TUNABLES": ":".join(f"glibc.malloc.{name}={value}" for name, value in _TUNABLES.items())}
-"""What glibc reads as a process starts; other C libraries, and glibc before 2.35, take no notice."""
+"""What glibc reads when a process starts. Other C libraries, and glibc before 2.35, ignore it."""
 
 
 def restart_with_huge_pages() -> None:
-    """Become the same process anew with `ENVIRONMENT`, unless the user has set it otherwise; to be called first."""
-    if ENVIRONMENT.keys() & os.environ.keys() or platform.libc_ver()[0] != "glibc":
+    """Start this process once more with `ENVIRONMENT`, unless the user has set it. Call it first of all."""
+    if not switches.is_on("restart") or ENVIRONMENT.keys() & os.environ.keys() or platform.libc_ver()[0] != "glibc":
         return
-    with contextlib.suppress(OSError):  # then slower, and no less right
+    with contextlib.suppress(OSError):  # without it the run is slower, and no less right
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | ENVIRONMENT)

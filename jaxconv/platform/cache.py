@@ -1,4 +1,4 @@
-"""What a later start need not do again, in the user's cache directory: it may be deleted at any time."""
+"""What a later start does not have to do again, in the user's cache directory. It may be deleted at any time."""
 
 import contextlib
 import hashlib
@@ -11,8 +11,10 @@ from collections.abc import Callable, Iterable
 import numpy as np
 import platformdirs
 
+from jaxconv.platform import switches
+
 _MAX_BYTES = 1 << 30
-"""Of arrays that are kept: larger sets are read anew at each start rather than fill a disk unasked."""
+"""Largest size of arrays that are cached. Larger sets are read at each start, so that they do not fill the disk."""
 
 
 _LEFT_OVER_SECONDS = 24 * 60 * 60
@@ -20,10 +22,13 @@ _LEFT_OVER_SECONDS = 24 * 60 * 60
 
 
 def directory(name: str) -> pathlib.Path | None:
-    """The directory `name` in the user's cache, which nobody else may read or write.
+    """Make the directory `name` in the user's cache. Nobody else may read or write it.
 
-    None where it cannot be written or belongs to another user: what that one left there is not to be trusted.
+    Returns:
+        Its path; None where it cannot be written, or belongs to another user, whose files are not to be trusted.
     """
+    if not switches.is_on("cache"):
+        return None
     path = pathlib.Path(platformdirs.user_cache_dir("jaxconv")) / name
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -51,7 +56,13 @@ def _sweep(path: pathlib.Path) -> None:
 def arrays(
     name: str, sources: Iterable[str | os.PathLike[str]], make: Callable[[], tuple[np.ndarray, ...]]
 ) -> tuple[np.ndarray, ...]:
-    """What `make` returns, made once and kept for as long as the files `sources` stay as they are."""
+    """Make arrays once, and read them from the cache for as long as the files in `sources` stay as they are.
+
+    Args:
+        name: what the arrays are.
+        sources: paths of the files that they are made from.
+        make: returns the arrays.
+    """
     parent = directory("arrays")
     if parent is None:
         return make()
@@ -70,6 +81,6 @@ def arrays(
             with open(temporary, "wb") as file:
                 np.savez(file, *made)
             os.replace(temporary, path)
-        except OSError:  # no room: then not
+        except OSError:  # disk full: skip caching
             temporary.unlink(missing_ok=True)
     return made

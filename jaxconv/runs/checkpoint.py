@@ -1,7 +1,7 @@
 """Checkpoints of a run, by Orbax: the two latest and the best, written while training goes on.
 
-A checkpoint is committed whole or not at all, and carries digests of all that it holds, so that a broken one is known.
-What reads checkpoints changes nothing, and may do so beside the training that writes them.
+Orbax commits a checkpoint by a rename. A checkpoint contains digests of all its data, so that damage is detected.
+Reading changes nothing, so it may happen beside the training that writes.
 """
 
 import contextlib
@@ -11,7 +11,7 @@ import hashlib
 import json
 import pathlib
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -19,27 +19,27 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
-from jaxconv.runs import console
 from jaxconv.errors import UserError
+from jaxconv.runs.clock import Clock
 from jaxconv.training.state import TrainState
 
-SCHEMA = 2
-"""The form of what is saved; it grows by one whenever an older checkpoint would be misread."""
+SCHEMA = 3
+"""Version of the format. It grows by one when this code would misread older checkpoints."""
 
 Progress = dict[str, Any]
-"""What a run knows beside its state, as JSON: history (a list of epochs), the seconds spent and the versions used."""
+"""The rest of a checkpoint, as JSON: history (a list of epochs), seconds spent, and versions used."""
 
 _READ_ATTEMPTS = 20
-"""How often a reader begins anew when the checkpoints change beneath it."""
+"""How often a reader starts again when a training changes the checkpoints meanwhile."""
 
 
 def directory(workdir: pathlib.Path) -> pathlib.Path:
-    """Where the checkpoints of a run are, each in a directory with the number of its step."""
+    """Return the directory of a run's checkpoints. Each is a directory in it, named by its step."""
     return workdir.absolute() / "checkpoints"
 
 
 def steps(workdir: pathlib.Path) -> list[int]:
-    """The steps of the checkpoints that are there, the newest first."""
+    """Return the steps of the existing checkpoints, newest first."""
     there = directory(workdir)
     return sorted((int(path.name) for path in there.glob("*") if path.name.isdigit()), reverse=True)
 
@@ -66,7 +66,7 @@ class Checkpoints:
 
 @contextlib.contextmanager
 def open_checkpoints(workdir: pathlib.Path) -> Iterator[Checkpoints]:
-    """Make ready to write checkpoints, for the one process that trains: what a killed one left unfinished goes."""
+    """Open the checkpoints for the process that trains. What a killed process left unfinished is deleted."""
     kept = _LatestAndBest()
     manager = ocp.CheckpointManager(
         epath.Path(directory(workdir)),
@@ -81,14 +81,24 @@ def open_checkpoints(workdir: pathlib.Path) -> Iterator[Checkpoints]:
 
 
 def best_epoch(history: list[dict[str, Any]]) -> dict[str, Any]:
-    """The epoch of the best validation accuracy; of equals the first."""
+    """Return the epoch with the best validation accuracy. Ties: earliest epoch."""
     return max(history, key=lambda epoch: (epoch["val_accuracy"], -epoch["epoch"]))
+
+
+def progress(history: list[dict[str, Any]], clock: Clock, versions: dict[str, str | None]) -> Progress:
+    """Collect what a checkpoint holds beside the state."""
+    return {
+        "history": history,
+        "epoch_seconds": clock.epoch_seconds,
+        "wall_seconds": clock.wall_seconds,
+        "versions": versions,
+    }
 
 
 def save(checkpoints: Checkpoints, state: TrainState, progress: Progress) -> None:
     """Start to write a checkpoint of `state`.
 
-    It holds what `state` and `progress` are now, whatever becomes of them while it is written.
+    Both are copied first: `state` may be donated to the next step, and `progress` may change.
 
     Raises:
         UserError: this checkpoint, or the one before it, cannot be written.
@@ -137,17 +147,17 @@ def _cannot_write(checkpoints: Checkpoints, state: TrainState, error: Exception)
 
 
 def megabytes(count: int) -> str:
-    """A number of bytes for people."""
+    """Format a number of bytes in megabytes."""
     return f"{count / 1e6:,.1f} MB"
 
 
 def size(state: TrainState) -> int:
-    """Bytes of a checkpoint, before compression."""
+    """Return the bytes of a checkpoint before compression."""
     return sum(leaf.nbytes for leaf in jax.tree.leaves(_arrays(state)))
 
 
 def sha256(tree: Any) -> str:
-    """The SHA-256 over path, dtype, shape and bytes of every leaf, in the order of their paths."""
+    """Return the SHA-256 over path, dtype, shape and bytes of all leaves, sorted by path."""
     leaves = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
     digest = hashlib.sha256()
     for path in sorted(leaves):
@@ -162,9 +172,12 @@ def _json_sha256(value: Any) -> str:
 
 
 def restore_latest(
-    workdir: pathlib.Path, state: TrainState, sharding: jax.sharding.Sharding
+    workdir: pathlib.Path,
+    state: TrainState,
+    sharding: jax.sharding.Sharding,
+    say: Callable[[str], object],
 ) -> tuple[TrainState, Progress] | None:
-    """The newest checkpoint that is whole; broken ones that are newer are moved to `workdir`/broken.
+    """Restore the newest intact checkpoint. Newer, broken ones are moved to `workdir`/broken.
 
     Returns:
         State and progress; None when there is no checkpoint at all.
@@ -182,7 +195,7 @@ def restore_latest(
             aside.parent.mkdir(exist_ok=True)
             shutil.rmtree(aside, ignore_errors=True)
             (directory(workdir) / str(bad)).rename(aside)
-            console.say(f"The checkpoint of step {bad} is broken and kept in {aside}: going back to step {step}.")
+            say(f"The checkpoint of step {bad} is broken and kept in {aside}: going back to step {step}.")
         return restored
     if broken:
         raise _none_is_whole(workdir, broken)
@@ -192,9 +205,12 @@ def restore_latest(
 def restore_best(
     workdir: pathlib.Path, state: TrainState, sharding: jax.sharding.Sharding
 ) -> tuple[TrainState, dict[str, Any]]:
-    """The state at the end of the best epoch so far, and that epoch, of the newest checkpoint that is whole.
+    """Restore the state at the end of the best epoch so far, by the history in the newest intact checkpoint.
 
-    A training may go on meanwhile, and delete what is being read: then the checkpoints are looked at anew.
+    A training may delete a checkpoint while it is read. Then the search starts again.
+
+    Returns:
+        The state and the epoch, as in history.jsonl.
 
     Raises:
         UserError: no epoch is finished, or a checkpoint is broken, of another schema or cannot be read.
@@ -229,7 +245,7 @@ def _none_is_whole(workdir: pathlib.Path, broken: list[int]) -> UserError:
 
 
 def check_space(workdir: pathlib.Path, state: TrainState) -> None:
-    """See that there is room for the checkpoints of a run: three that stay and one being written.
+    """Check that the disk has room for four checkpoints: three that are kept, and one being written.
 
     Raises:
         UserError: there is not.
@@ -247,12 +263,12 @@ def check_space(workdir: pathlib.Path, state: TrainState) -> None:
 def _restore_whole(
     workdir: pathlib.Path, step: int, state: TrainState, sharding: jax.sharding.Sharding
 ) -> tuple[TrainState, Progress] | None:
-    """As `restore`, but None if the checkpoint is broken, or was deleted meanwhile.
+    """Restore a checkpoint; return None if it is broken, or was deleted meanwhile.
 
     Raises:
-        UserError: it is of another schema, or the system cannot read it, which says nothing of what it holds.
+        UserError: it is of another schema, or the system cannot read it, so that it may be intact.
     """
-    for _ in range(2):  # an error of reading may pass
+    for _ in range(2):  # a read error may be transient
         try:
             return restore(workdir, step, state, sharding)
         except UserError:
@@ -279,7 +295,7 @@ def _see_that_it_can_be_read(path: pathlib.Path) -> None:
 def restore(
     workdir: pathlib.Path, step: int, state: TrainState, sharding: jax.sharding.Sharding
 ) -> tuple[TrainState, Progress]:
-    """The state and the progress saved at `step`; `state` gives the shapes, `sharding` the devices.
+    """Restore state and progress of a step. `state` gives the shapes, `sharding` the devices.
 
     Raises:
         UserError: the checkpoint is of another schema.
@@ -312,6 +328,7 @@ def _arrays(state: TrainState) -> dict[str, Any]:
     return {
         "step": state.step,
         "params": state.params,
+        "collections": state.collections,
         "opt_state": state.opt_state,
         "epoch_sums": state.epoch_sums,
         "dropout_rng": state.dropout_rng,

@@ -1,8 +1,6 @@
 """What a person sees of a run: on a terminal a table and a bar, elsewhere plain lines, all on stderr."""
 
-import contextlib
 import time
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import flax.linen as nn
@@ -46,41 +44,48 @@ def print_model(name: str, model: nn.Module, image_shape: tuple[int, ...]) -> No
     console.print(table)
 
 
-@contextlib.contextmanager
-def epoch_bar(epoch: int, num_epochs: int, steps_per_epoch: int) -> Iterator[Callable[[int, Sums], None]]:
-    """A bar over the steps of an epoch, with ETA and running loss and accuracy.
+class Bar:
+    """A bar over the steps of an epoch, with ETA and running loss and accuracy; nothing where there is no terminal."""
 
-    Yields:
-        A function that takes the number of steps done and the sums over the epoch so far. The sums are read from
-        the device when the bar is drawn anew, and only on a terminal.
-    """
-    if not console.is_terminal:
-        yield lambda steps_done, sums: None
-        return
-    progress = Progress(
-        TextColumn(f"Epoch {epoch:>{len(str(num_epochs))}}/{num_epochs}"),
-        BarColumn(bar_width=30),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[metrics]}"),
-        console=console,
-        transient=True,
-        auto_refresh=False,
-    )
-    with progress:
-        task = progress.add_task("", total=steps_per_epoch, metrics="")
-        drawn = time.monotonic()
-        progress.refresh()
+    def __init__(self, num_epochs: int, steps_per_epoch: int):
+        self._num_epochs, self._steps_per_epoch = num_epochs, steps_per_epoch
+        self._epoch, self._drawn = 0, 0.0
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[metrics]}"),
+            console=console,
+            transient=True,
+            auto_refresh=False,
+            disable=not console.is_terminal,
+        )
+        self._task = self._progress.add_task("", total=steps_per_epoch, metrics="", visible=False)
 
-        def update(steps_done: int, sums: Sums) -> None:
-            nonlocal drawn
-            if time.monotonic() - drawn >= _REFRESH_SECONDS:
-                loss, accuracy = sums.means()
-                progress.update(task, completed=steps_done, metrics=f"loss: {loss:.4f} - acc: {accuracy:.4f}")
-                progress.refresh()
-                drawn = time.monotonic()
+    def __enter__(self) -> "Bar":
+        self._progress.start()
+        return self
 
-        yield update
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def update(self, step: int, sums: Sums) -> None:
+        """Show `step`, the number of steps done in the run, and the sums over the epoch so far.
+
+        The sums are read from the device only when the bar is drawn anew.
+        """
+        if self._progress.disable or time.monotonic() - self._drawn < _REFRESH_SECONDS:
+            return
+        epoch = (step - 1) // self._steps_per_epoch + 1
+        if epoch != self._epoch:
+            name = f"Epoch {epoch:>{len(str(self._num_epochs))}}/{self._num_epochs}"
+            self._progress.reset(self._task, description=name, visible=True)
+        loss, accuracy = sums.means()
+        metrics = f"loss: {loss:.4f} - acc: {accuracy:.4f}"
+        completed = step - (epoch - 1) * self._steps_per_epoch
+        self._progress.update(self._task, completed=completed, metrics=metrics, refresh=True)
+        self._epoch, self._drawn = epoch, time.monotonic()
 
 
 def print_epoch(record: dict[str, Any], num_epochs: int, steps: int) -> None:

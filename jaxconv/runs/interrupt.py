@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT: the first one ends a run in good order, the second one at once."""
+"""SIGTERM and SIGINT: the first signal ends a run with a checkpoint, the second one at once."""
 
 import contextlib
 import os
@@ -13,7 +13,10 @@ _deferred = False
 
 
 class Interrupted(BaseException):
-    """A signal ended the run, and nothing was lost. As KeyboardInterrupt, nothing that expects errors catches it."""
+    """A signal ended the run, and nothing was lost.
+
+    It is no Exception, as KeyboardInterrupt is none, so that no library catches it.
+    """
 
     def __init__(self, signum: int, where: str = ""):
         self.exit_status = 128 + signum
@@ -22,7 +25,7 @@ class Interrupted(BaseException):
 
 
 def install() -> None:
-    """Let the first signal stop the run where `deferred` looks for it, or here and now outside of that."""
+    """Handle signals: the first one raises `Interrupted`, or is deferred inside `deferred`."""
     _received.clear()
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, _handle)
@@ -38,10 +41,10 @@ def _handle(signum: int, frame: FrameType | None) -> None:
 
 @contextlib.contextmanager
 def deferred() -> Iterator[Callable[[], int | None]]:
-    """While in this context a signal only makes the function that it yields return its number.
+    """Defer the first signal. Inside this context, the function that it yields returns the signal's number, or None.
 
     Raises:
-        Interrupted: at the end of the context, if a signal came and nobody looked.
+        Interrupted: at the end of the context, if a signal came and the function was not called since.
     """
     global _deferred
     _deferred = True

@@ -17,12 +17,12 @@ from jaxconv import __version__
 from jaxconv.config import Config, differences, to_json
 from jaxconv.errors import ConfigError, UserError
 
-# These may differ between two starts of one run: they change neither the parameters nor what is recorded.
-_FREE_TO_CHANGE = {"num_devices", "checkpoint_every_steps", "stop_on_nan", "data.data_dir"}
+# These may differ between two starts of one run: they change results by rounding at most.
+_FREE_TO_CHANGE = {"num_devices", "ops", "checkpoint_every_steps", "stop_on_nan", "data.data_dir"}
 
 
 def check(workdir: pathlib.Path, config: Config) -> None:
-    """See that `workdir` is free for a run of `config`, or holds one.
+    """Check that `workdir` is empty or holds a run of `config`.
 
     Raises:
         ConfigError: it holds a run of another config; the message shows the difference.
@@ -30,8 +30,7 @@ def check(workdir: pathlib.Path, config: Config) -> None:
     """
     if workdir.exists() and not workdir.is_dir():
         raise UserError(f"--workdir={workdir} is a file: name a directory.")
-    there = _read_json(workdir / "config.json")
-    if there is None:
+    if (there := read_config(workdir)) is None:
         return
     free = _FREE_TO_CHANGE
     if config.optimizer.schedule == "constant":  # any other schedule is a function of num_epochs
@@ -47,13 +46,13 @@ def check(workdir: pathlib.Path, config: Config) -> None:
 
 @contextlib.contextmanager
 def claim(workdir: pathlib.Path, config: Config) -> Iterator[None]:
-    """Make `workdir` that of a run of `config`, and hold it against other processes.
+    """Create `workdir` for a run of `config`, and lock it against other processes.
 
     Raises:
         UserError: it cannot be made or written, or another process runs in it.
-        ConfigError: it has become that of a run of another config since `check`.
+        ConfigError: another process has begun a run of another config there since `check`.
     """
-    lock = filelock.FileLock(workdir / "lock", timeout=0)  # the system frees it when the process dies
+    lock = filelock.FileLock(workdir / "lock", timeout=0)  # the system releases it when the process dies
     with writing(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
         try:
@@ -78,7 +77,7 @@ def _holder(workdir: pathlib.Path) -> str:
 
 @contextlib.contextmanager
 def writing(workdir: pathlib.Path) -> Iterator[None]:
-    """Say in one sentence that `workdir` cannot be written; for what does nothing but write there.
+    """Turn an OSError into one sentence: `workdir` cannot be written. Use it around writes alone.
 
     Raises:
         UserError: a file within could not be made or written.
@@ -92,7 +91,7 @@ def writing(workdir: pathlib.Path) -> Iterator[None]:
 
 
 def write_atomically(path: pathlib.Path, text: str) -> None:
-    """Replace the file at once, so that a kill leaves either the old or the new one.
+    """Replace a file by a rename, so that a kill leaves either the old file or the new one.
 
     Raises:
         UserError: it cannot be written.
@@ -107,13 +106,13 @@ def write_atomically(path: pathlib.Path, text: str) -> None:
 
 
 def write_history(workdir: pathlib.Path, history: list[dict[str, Any]]) -> None:
-    """Write history.jsonl, one line an epoch."""
+    """Write history.jsonl, one line for each epoch."""
     write_atomically(workdir / "history.jsonl", "".join(_dumps(epoch) + "\n" for epoch in history))
 
 
 @contextlib.contextmanager
 def open_events(workdir: pathlib.Path, history: list[dict[str, Any]]) -> Iterator[SummaryWriter]:
-    """TensorBoard's events of a run, begun anew with the epochs in `history`."""
+    """Open TensorBoard's events of a run, rewritten from the epochs in `history`."""
     with writing(workdir):
         tensorboard = SummaryWriter(str(workdir / "tensorboard"), purge_step=0)
     try:
@@ -126,7 +125,7 @@ def open_events(workdir: pathlib.Path, history: list[dict[str, Any]]) -> Iterato
 
 
 def write_events(tensorboard: SummaryWriter, record: dict[str, Any]) -> None:
-    """Give TensorBoard the series of history.jsonl, by step."""
+    """Write an epoch of the history to TensorBoard, by step."""
     for name, value in record.items():
         if name not in ("epoch", "step"):
             tensorboard.add_scalar(name, value, record["step"])
@@ -138,7 +137,7 @@ def write_summary(workdir: pathlib.Path, summary: dict[str, Any]) -> None:
 
 
 def _dumps(value: Any, **keywords: Any) -> str:
-    """JSON, which has no word for numbers that are not finite: they become null."""
+    """Dump as JSON. Numbers that are not finite become null, since JSON has no word for them."""
 
     def finite(value: Any) -> Any:
         if isinstance(value, dict):
@@ -150,8 +149,17 @@ def _dumps(value: Any, **keywords: Any) -> str:
     return json.dumps(finite(value), allow_nan=False, **keywords)
 
 
+def read_config(workdir: pathlib.Path) -> dict[str, Any] | None:
+    """Read the resolved config of the run in `workdir`; None where there is none.
+
+    Raises:
+        UserError: it is no JSON.
+    """
+    return _read_json(workdir / "config.json")
+
+
 def read_summary(workdir: pathlib.Path) -> dict[str, Any] | None:
-    """The summary of a finished run; None for any other, and for one that was finished and is being trained further.
+    """Read the summary of a finished run; None for any other, also for one that is being trained for more epochs.
 
     Raises:
         UserError: a file of the run is no JSON.
@@ -161,7 +169,7 @@ def read_summary(workdir: pathlib.Path) -> dict[str, Any] | None:
 
 
 def _read_json(path: pathlib.Path) -> Any:
-    """What a file holds; None where there is none.
+    """Read a JSON file; None where there is none.
 
     Raises:
         UserError: it is no JSON.
@@ -175,7 +183,7 @@ def _read_json(path: pathlib.Path) -> Any:
 
 
 def versions() -> dict[str, str]:
-    """The versions of what a run is computed with."""
+    """Return the versions of the packages that a run is computed with."""
     packages = ["jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets"]
     found = {"jaxconv": __version__, "python": platform.python_version()}
     found |= {package: importlib.metadata.version(package) for package in packages}
@@ -186,7 +194,7 @@ def versions() -> dict[str, str]:
 
 
 def changed_versions(old: dict[str, str | None], new: dict[str, str | None]) -> str | None:
-    """A sentence on the versions that differ, or None."""
+    """Name the versions that differ in a sentence; None if all are equal."""
     changed = [
         f"{name} {old.get(name)} (now {new.get(name)})"
         for name in sorted(old.keys() | new.keys())

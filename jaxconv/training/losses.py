@@ -11,10 +11,10 @@ from jaxconv.training.state import Batch
 def cross_entropy(
     logits: Float[Array, "batch num_classes"], batch: Batch, label_smoothing: float = 0.0
 ) -> Float[Array, " batch"]:
-    """The cross entropy (nats) of each example, of both its labels in their shares after `mix`.
+    """Compute the cross entropy (nats) of each example; after `mix`, that of both labels by their shares.
 
-    With label smoothing (arXiv:1512.00567), the target is 1 - label_smoothing on the label, and the rest is
-    spread evenly over all classes.
+    With label smoothing (arXiv:1512.00567), the target has 1 - label_smoothing on the label, and spreads the rest
+    evenly over all classes.
     """
     loss = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
     if "share" in batch:
@@ -27,10 +27,10 @@ def cross_entropy(
 
 
 def mix(batch: Batch, alpha: float, rng: jax.Array) -> Batch:
-    """The batch with each image mixed with the one before it: mixup (arXiv:1710.09412).
+    """Mix each image with the one before it in the batch: mixup (arXiv:1710.09412).
 
-    One share for the batch, from Beta(alpha, alpha) and at least half, so that `label` stays that of the larger
-    part, whose accuracy is counted. Nothing is mixed with padding.
+    The whole batch has one share, drawn from Beta(alpha, alpha), and at least one half. So `label` is the label of the
+    larger part, and accuracy counts that one. No image is mixed with padding.
     """
     drawn = jax.random.beta(rng, alpha, alpha)
     second = {key: jnp.roll(value, 1, axis=0) for key, value in batch.items()}

@@ -31,18 +31,18 @@ def check_net(
     state = jax.eval_shape(create)
     images = jax.ShapeDtypeStruct((batch_size, *image_shape), jnp.float32)
 
-    def outputs(params: Any, images: jax.Array) -> Any:
-        _, variables = model.apply({"params": params}, images, train=False, capture_intermediates=True)
-        return variables["intermediates"]
+    def outputs(variables: Any, images: jax.Array) -> Any:
+        _, captured = model.apply(variables, images, train=False, capture_intermediates=True)
+        return captured["intermediates"]
 
     device = mesh.devices.flat[0]
     on_cpu = device.platform == "cpu"
     copies, shares = (mesh.size, 1) if on_cpu else (1, mesh.size)
     needed = {
-        "parameters": copies * _bytes(state.params),
+        "parameters": copies * _bytes(state.variables),
         "gradients": copies * _bytes(state.params),
         "optimizer": copies * _bytes(state.opt_state),
-        "activations of a batch": (_bytes(images) + _bytes(jax.eval_shape(outputs, state.params, images))) // shares,
+        "activations of a batch": (_bytes(images) + _bytes(jax.eval_shape(outputs, state.variables, images))) // shares,
     }
     free = limits.free_memory() if on_cpu else _free_on(device)
     if sum(needed.values()) > free:

@@ -10,15 +10,19 @@ from flax.training import train_state
 from jaxtyping import Array, Bool, Float
 
 Batch = dict[str, Any]
-"""image: float32 (batch, *spatial, channels); label: int32 (batch,); weight: float32 (batch,), 1 / the number of
-examples in the batch, 0 for padding.
+"""A batch of examples, a dict of arrays:
 
-After `mix` also second_label: int32 (batch,), and share: float32 (batch,), that of the first."""
+- image: float32 (batch, *spatial, channels).
+- label: int32 (batch,).
+- weight: float32 (batch,), 1 / the number of examples in the batch; 0 for padding.
+
+`jaxconv.training.losses.mix` adds second_label, int32 (batch,), and share, float32 (batch,): that of the first image.
+"""
 
 
 @flax.struct.dataclass
 class Sums:
-    """Sums over examples, so that batches, devices and epochs of any size add up exactly."""
+    """Sums over examples. They add up exactly over batches, devices and epochs of any size."""
 
     loss: Float[Array, ""]
     correct: Float[Array, ""]
@@ -26,14 +30,14 @@ class Sums:
 
     @classmethod
     def zero(cls) -> "Sums":
-        """The sums over no example."""
+        """Return the sums over no example."""
         return cls(*(jnp.zeros((), jnp.float32) for _ in range(3)))
 
     def __add__(self, other: "Sums") -> "Sums":
         return jax.tree.map(jnp.add, self, other)
 
     def means(self) -> tuple[float, float]:
-        """The loss (nats) and the accuracy, per example."""
+        """Return the loss (nats) and the accuracy per example."""
         examples = max(float(self.examples), 1.0)
         return float(self.loss) / examples, float(self.correct) / examples
 
@@ -41,25 +45,41 @@ class Sums:
 class TrainState(train_state.TrainState):
     """Everything that a step of training changes."""
 
+    collections: dict[str, Any]
+    """The variables of the net that are not trained, such as batch_stats, the running statistics of batch norm."""
     epoch_sums: Sums
-    """Over the epoch so far; in the state, so that a run resumed in mid-epoch reports the whole epoch."""
+    """Sums over the epoch so far. They are in the state so that a run resumed in mid-epoch reports the whole epoch."""
     dropout_rng: jax.Array
-    """Key data (uint32) of the run; a step folds its number in."""
+    """Key data (uint32) of the run. Each step folds its number in."""
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """What the net is applied to."""
+        return {"params": self.params, **self.collections}
 
 
 def create_state(
     model: Any, optimizer: optax.GradientTransformation, image_shape: tuple[int, ...], seed: int
 ) -> TrainState:
-    """A state before its first step, for images of shape (*spatial, channels)."""
+    """Create the state before the first step.
 
-    @jax.jit  # else each small operation would be compiled by itself, which takes seconds
+    Args:
+        model: a Flax module that takes images and `train`.
+        optimizer: the optimizer.
+        image_shape: (*spatial, channels).
+        seed: seed of the initial parameters and of dropout.
+    """
+
+    @jax.jit  # without jit, each small operation compiles by itself, which takes seconds
     def create() -> TrainState:
         params_rng, dropout_rng = jax.random.split(jax.random.key(seed))
-        variables = model.init(params_rng, jnp.zeros((1, *image_shape)), train=False)
+        variables = dict(model.init(params_rng, jnp.zeros((1, *image_shape)), train=False))
+        params = variables.pop("params")
         return TrainState.create(
             apply_fn=model.apply,
-            params=variables["params"],
+            params=params,
             tx=optimizer,
+            collections=variables,
             epoch_sums=Sums.zero(),
             dropout_rng=jax.random.key_data(dropout_rng),
         ).replace(step=jnp.zeros((), jnp.int32))
@@ -69,8 +89,7 @@ def create_state(
 
 @jax.jit
 def is_finite(state: TrainState) -> Bool[Array, ""]:
-    """Whether every parameter and every number of the optimizer is finite."""
-    floats = [
-        leaf for leaf in jax.tree.leaves((state.params, state.opt_state)) if jnp.issubdtype(leaf.dtype, jnp.inexact)
-    ]
+    """Return whether all numbers of the parameters, the other variables and the optimizer are finite."""
+    leaves = jax.tree.leaves((state.params, state.collections, state.opt_state))
+    floats = [leaf for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.inexact)]
     return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in floats]))

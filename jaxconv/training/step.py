@@ -13,12 +13,12 @@ from jaxconv.training.state import Batch, Sums, TrainState
 
 
 def sums_of(loss: Float[Array, " batch"], logits: Float[Array, "batch num_classes"], batch: Batch) -> Sums:
-    """Loss, hits and count over the examples of a batch that are no padding."""
+    """Sum loss, correct predictions and count over the examples of a batch; padding does not count."""
     real = batch["weight"] > 0
-    hits = jnp.argmax(logits, axis=-1) == batch["label"]
+    correct = jnp.argmax(logits, axis=-1) == batch["label"]
     return Sums(
         loss=jnp.sum(loss, where=real),
-        correct=jnp.sum(hits & real, dtype=jnp.float32),
+        correct=jnp.sum(correct & real, dtype=jnp.float32),
         examples=jnp.sum(real, dtype=jnp.float32),
     )
 
@@ -26,27 +26,34 @@ def sums_of(loss: Float[Array, " batch"], logits: Float[Array, "batch num_classe
 def make_train_step(
     config: Config,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Sums]]:
-    """The step that takes a state and a batch to the next state and the sums over its epoch so far."""
+    """Make the step that takes a state and a batch to the next state and the sums over its epoch so far."""
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Sums]:
         rng = jax.random.fold_in(jax.random.wrap_key_data(state.dropout_rng), state.step)
         if config.mixup:
             batch = mix(batch, config.mixup, jax.random.fold_in(rng, 1))
 
-        def mean_loss(params: Any) -> tuple[Float[Array, ""], Sums]:
-            logits = state.apply_fn({"params": params}, batch["image"], train=True, rngs={"dropout": rng})
+        def mean_loss(params: Any) -> tuple[Float[Array, ""], tuple[Sums, Any]]:
+            logits, collections = state.apply_fn(
+                {"params": params, **state.collections},
+                batch["image"],
+                train=True,
+                weight=batch["weight"],
+                rngs={"dropout": rng},
+                mutable=list(state.collections),
+            )
             loss = cross_entropy(logits, batch, config.label_smoothing)
-            # By weights that come with the batch: a count would have every device wait in mid-step for the others'.
-            return jnp.sum(loss * batch["weight"]), sums_of(loss, logits, batch)
+            # The weights come with the batch: with a count, every device would wait in mid-step for the others.
+            return jnp.sum(loss * batch["weight"]), (sums_of(loss, logits, batch), collections)
 
-        grads, sums = jax.grad(mean_loss, has_aux=True)(state.params)
+        grads, (sums, collections) = jax.grad(mean_loss, has_aux=True)(state.params)
         epoch_sums = state.epoch_sums + sums
-        return state.apply_gradients(grads=grads, epoch_sums=epoch_sums), epoch_sums
+        return state.apply_gradients(grads=grads, collections=dict(collections), epoch_sums=epoch_sums), epoch_sums
 
     return train_step
 
 
 def eval_step(state: TrainState, batch: Batch, sums: Sums) -> Sums:
-    """`sums` and those over a batch, without dropout and label smoothing."""
-    logits = state.apply_fn({"params": state.params}, batch["image"], train=False)
+    """Add the sums over a batch to `sums`, with running statistics, without dropout and label smoothing."""
+    logits = state.apply_fn(state.variables, batch["image"], train=False)
     return sums + sums_of(cross_entropy(logits, batch), logits, batch)

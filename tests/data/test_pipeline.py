@@ -1,10 +1,15 @@
 """Batches as a function of the step: each example once an epoch, the same after any resume."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jaxconv.data import augment
+from jaxconv.data.order import permutation
 from jaxconv.data.pipeline import Normalizer, eval_batches, fit_normalizer, steps_per_epoch, train_batches
 from jaxconv.data.sources import Examples
 
@@ -61,6 +66,36 @@ def test_epochs_and_seeds_differ_in_their_order():
     for i, a in enumerate(orders):
         for b in orders[:i]:
             assert np.mean(np.array(a) == np.array(b)) < 0.03
+
+
+def test_the_order_of_an_epoch_is_that_of_the_host():
+    batches = seen(training(50, 8, 0, 21, seed=3))
+    for epoch in range(3):
+        assert sum(batches[7 * epoch : 7 * (epoch + 1)], []) == permutation(50, 3, epoch).tolist()
+
+
+def test_augmentation_is_not_drawn_from_what_orders_the_examples():
+    (batch,) = training(500, 500, 0, 1)
+    for column in augment.draws(500, 0, 0)[batch["label"]].T:
+        assert abs(np.corrcoef(np.arange(500), column)[0, 1]) < 0.2
+
+
+def test_no_steps_are_no_batches():
+    assert seen(training(10, 4, 3, 3)) == []
+
+
+def test_a_process_may_end_before_its_batches():
+    # The epochs are large and the first batch is early, so that the pipeline is at work when the process ends.
+    code = """
+import numpy as np
+from jaxconv.data import pipeline, sources
+n = 1_000_000
+examples = sources.Examples(np.zeros((n, 1, 1), np.uint8), np.zeros(n, np.int32))
+normalizer = pipeline.Normalizer(np.zeros(1, np.float32), np.ones(1, np.float32))
+batches = pipeline.train_batches(examples, normalizer, batch_size=n // 2, seed=0, start_step=1, end_step=99)
+next(batches)
+"""
+    subprocess.run([sys.executable, "-c", code], timeout=120, check=True)
 
 
 @settings(max_examples=15, deadline=None)

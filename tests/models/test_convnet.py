@@ -130,6 +130,31 @@ def test_equals_keras_whichever_of_activation_and_pooling_comes_first(activation
     np.testing.assert_allclose(model.apply({"params": params}, inputs, train=False), net(inputs), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("pooling", ["max", "average"])
+def test_batch_norm_equals_keras_in_training_and_evaluation(pooling):
+    layers = keras.layers
+    pool = layers.MaxPooling2D if pooling == "max" else layers.AveragePooling2D
+    body = [layers.Conv2D(4, 3, padding="same"), layers.BatchNormalization(), layers.ReLU(), pool(2), layers.Flatten()]
+    net = keras.Sequential([keras.Input((8, 6, 2)), *body, layers.Dense(5)])
+    model = ConvNet(5, filters=((4,),), batch_norm=True, pooling=pooling)
+    inputs = 3 * np.random.default_rng(0).normal(size=(7, 8, 6, 2)).astype(np.float32)
+    variables = model.init(jax.random.key(0), inputs, train=False)
+    params, stats = variables["params"], variables["batch_stats"]
+    norm, running = params["BatchNorm_0"]["BatchNorm_0"], stats["BatchNorm_0"]["BatchNorm_0"]
+    weights = [params["Conv_0"]["kernel"], params["Conv_0"]["bias"], norm["scale"], norm["bias"]]
+    weights += [running["mean"], running["var"], params["logits"]["kernel"], params["logits"]["bias"]]
+    net.set_weights([np.asarray(weight) for weight in weights])
+    for _ in range(3):
+        expected = net(inputs, training=True)
+        logits, updated = model.apply(variables, inputs, train=True, mutable=["batch_stats"])
+        np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
+        variables = variables | updated
+    np.testing.assert_allclose(model.apply(variables, inputs, train=False), net(inputs), rtol=1e-4, atol=1e-4)
+    ours = variables["batch_stats"]["BatchNorm_0"]["BatchNorm_0"]
+    np.testing.assert_allclose(ours["mean"], net.layers[1].moving_mean, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(ours["var"], net.layers[1].moving_variance, rtol=1e-4, atol=1e-6)
+
+
 def test_parameters_start_as_in_keras():
     kernel = init(named("lenet"), INPUTS["lenet"])["Conv_1"]["kernel"]
     limit = np.sqrt(6 / (25 * (20 + 50)))

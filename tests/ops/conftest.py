@@ -6,11 +6,11 @@ import sys
 
 import pytest
 
-from jaxconv.ops.onednn import library as onednn
+from jaxconv.ops import dispatch
 
 
-def has_to_be_there() -> bool:
-    """Whether oneDNN is among what is installed here, and the system has the library that it needs."""
+def expects_onednn() -> bool:
+    """Return whether the dependencies include oneDNN on this system, and the system has the OpenMP library it needs."""
     try:
         ctypes.CDLL("libgomp.so.1")
     except OSError:
@@ -18,9 +18,11 @@ def has_to_be_there() -> bool:
     return sys.platform == "linux" and platform.machine() == "x86_64"
 
 
-@pytest.fixture(params=["onednn", "xla"] if has_to_be_there() else ["xla"])
-def kernels(request, monkeypatch):
-    """Both ways to be fast on a CPU; the second is what machines without oneDNN have."""
-    if request.param == "xla":
-        monkeypatch.setattr(onednn, "is_available", lambda: False)
-    return request.param
+FORMS = ["onednn", "xla"] if expects_onednn() else ["xla"]
+"""The forms that differ from JAX's own."""
+
+
+@pytest.fixture(params=FORMS)
+def kernels(request) -> dispatch.Kernels:
+    """Each of these forms."""
+    return dispatch.KERNELS[request.param]

@@ -13,9 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxconv import train
-from jaxconv.runs import checkpoint
+from jaxconv import experiment, train
+from jaxconv.config import to_json
 from jaxconv.errors import ConfigError, UserError
+from jaxconv.evaluate import evaluate
+from jaxconv.parallel.sharding import replicated
+from jaxconv.runs import checkpoint
+from jaxconv.runs import workdir as files
 
 # Orbax leaves coroutines behind when it cannot read what they were to read.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -120,10 +124,10 @@ def test_a_broken_checkpoint_is_put_aside_for_the_one_before(tiny, run, capsys, 
 @pytest.fixture
 def restored(tiny, run):
     """The step, the digest of the arrays and the progress that a run would go on from."""
-    parts = train.set_up(train.resolve_config(tiny))
+    parts = experiment.set_up(experiment.resolve(tiny))
 
     def restore(workdir):
-        state, progress = checkpoint.restore_latest(workdir, parts.state, train.replicated(parts.mesh))
+        state, progress = checkpoint.restore_latest(workdir, parts.state, replicated(parts.mesh), print)
         return int(state.step), checkpoint.sha256(checkpoint._arrays(state)), progress
 
     return restore
@@ -168,7 +172,7 @@ def test_all_broken_is_refused_and_nothing_overwritten(tiny, run):
         for path in arrays(directory):
             path.write_bytes(path.read_bytes()[:-10])
     before = {path: path.read_bytes() for path in (workdir / "checkpoints").rglob("*") if path.is_file()}
-    for attempt in (train.train, train.evaluate):
+    for attempt in (train.train, evaluate):
         with pytest.raises(UserError, match="None of the checkpoints in .* is whole"):
             attempt(tiny, workdir)
     assert {path: path.read_bytes() for path in (workdir / "checkpoints").rglob("*") if path.is_file()} == before
@@ -219,9 +223,9 @@ def rewrite_progress(workdir, **changes):
 
 def test_another_schema_is_refused_by_name(tiny, run):
     workdir, _ = run
-    rewrite_progress(workdir, schema=3)
-    for attempt in (train.train, train.evaluate):
-        with pytest.raises(UserError, match="is of schema 3, and this jaxconv reads schema 2"):
+    rewrite_progress(workdir, schema=4)
+    for attempt in (train.train, evaluate):
+        with pytest.raises(UserError, match="is of schema 4, and this jaxconv reads schema 3"):
             attempt(tiny, workdir)
 
 
@@ -231,7 +235,7 @@ def test_the_first_schema_which_had_no_digest_of_its_own_is_refused_by_name(tiny
     progress = json.loads(path.read_text()) | {"schema": 1}
     del progress["sha256"]
     path.write_text(json.dumps(progress))
-    with pytest.raises(UserError, match="is of schema 1, and this jaxconv reads schema 2"):
+    with pytest.raises(UserError, match="is of schema 1, and this jaxconv reads schema 3"):
         train.train(tiny, workdir)
 
 
@@ -267,6 +271,26 @@ def test_more_epochs_go_on_where_the_schedule_does_not_depend_on_them(tiny, run,
         train.train(tiny, workdir)
 
 
+def test_batch_statistics_are_part_of_a_checkpoint(tiny, tmp_path):
+    """A run that goes on from the middle of an epoch ends as one that nothing interrupted."""
+    tiny.model.batch_norm, tiny.checkpoint_every_steps = True, 8
+    whole = train.train(tiny, tmp_path / "run")
+    before = restored_collections(tiny, tmp_path / "run")
+    for name in ("summary.json", "checkpoints/22"):
+        path = tmp_path / "run" / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    again = train.train(tiny, tmp_path / "run")
+    assert (again["params_sha256"], again["test_loss"]) == (whole["params_sha256"], whole["test_loss"])
+    assert restored_collections(tiny, tmp_path / "run") == before
+
+
+def restored_collections(tiny, workdir):
+    parts = experiment.set_up(experiment.resolve(tiny))
+    state, _ = checkpoint.restore(workdir, 22, parts.state, replicated(parts.mesh))
+    assert set(state.collections) == {"batch_stats"}
+    return checkpoint.sha256(state.collections)
+
+
 def test_more_epochs_are_refused_where_the_schedule_depends_on_them(tiny, tmp_path):
     tiny.optimizer.schedule = "cosine"
     train.train(tiny, tmp_path / "run")
@@ -284,8 +308,8 @@ def test_a_moved_workdir_goes_on(tiny, run, tmp_path):
 
 def numbers(tiny, workdir, step):
     """The parameters of a checkpoint."""
-    parts = train.set_up(train.resolve_config(tiny))
-    state, _ = checkpoint.restore(workdir, step, parts.state, train.replicated(parts.mesh))
+    parts = experiment.set_up(experiment.resolve(tiny))
+    state, _ = checkpoint.restore(workdir, step, parts.state, replicated(parts.mesh))
     return jax.tree.leaves(state.params)
 
 
@@ -325,7 +349,7 @@ def test_no_checkpoint_holds_a_parameter_that_is_not_finite(tiny, tmp_path, monk
     def poison(*arguments, **keywords):
         return lambda step: jnp.where(step == poisoned_step - 1, jnp.nan, 1e-3)
 
-    monkeypatch.setattr(train, "create_schedule", poison)
+    monkeypatch.setattr(experiment, "create_schedule", poison)
     tiny.checkpoint_every_steps = 4
     with pytest.raises(UserError, match=said):
         train.train(tiny, tmp_path / "run")
@@ -337,17 +361,17 @@ def test_no_checkpoint_holds_a_parameter_that_is_not_finite(tiny, tmp_path, monk
 def test_the_test_set_is_opened_for_a_finished_run_alone(tiny, tmp_path, capsys):
     workdir = tmp_path / "run"
     summary = train.train(tiny, workdir)
-    finished = train.evaluate(tiny, workdir)
+    finished = evaluate(tiny, workdir)
     assert (finished["test_loss"], finished["val_accuracy"]) == (summary["test_loss"], summary["val_accuracy"])
     capsys.readouterr()
     (workdir / "summary.json").unlink()
     (workdir / "history.jsonl").write_text("")  # the checkpoint knows better
-    assert train.evaluate(tiny, workdir) == {key: finished[key] for key in ("val_loss", "val_accuracy")}
+    assert evaluate(tiny, workdir) == {key: finished[key] for key in ("val_loss", "val_accuracy")}
     assert "The test set stays closed until the run is finished." in capsys.readouterr().err
     tiny.num_epochs = 3  # finished with 2, and to be trained further
-    train.files.write_atomically(workdir / "config.json", train.files.to_json(train.resolve_config(tiny)))
-    train.files.write_summary(workdir, summary)
-    assert "test_loss" not in train.evaluate(tiny, workdir)
+    files.write_atomically(workdir / "config.json", to_json(experiment.resolve(tiny)))
+    files.write_summary(workdir, summary)
+    assert "test_loss" not in evaluate(tiny, workdir)
 
 
 def test_a_longer_warm_up_than_the_run_goes_on_exactly(tiny, tmp_path):

@@ -56,6 +56,36 @@ def test_padding_changes_nothing():
         np.testing.assert_allclose(with_padding, plain, rtol=1e-5, atol=1e-6)
 
 
+def test_padding_changes_no_batch_statistics():
+    model, batch = ConvNet(5, filters=((3, 4),), batch_norm=True), random_batch(6)
+    step = jax.jit(make_train_step(default_config()))
+
+    def run(batch):
+        state, sums = step(create_state(model, optax.sgd(0.1), (6, 6, 2), seed=0), batch)
+        return state.params, state.collections, sums
+
+    before = create_state(model, optax.sgd(0.1), (6, 6, 2), seed=0).collections
+    plain, with_padding = run(batch), run(padded(batch, 4))
+    for one, other in zip(jax.tree.leaves(plain), jax.tree.leaves(with_padding), strict=True):
+        np.testing.assert_allclose(other, one, rtol=1e-4, atol=1e-6)
+    for old, new in zip(jax.tree.leaves(before), jax.tree.leaves(plain[1]), strict=True):
+        assert not np.allclose(old, new)
+
+
+def test_evaluation_uses_the_running_statistics():
+    model, batch = ConvNet(5, filters=((3,),), batch_norm=True), random_batch(8)
+    state = create_state(model, optax.sgd(0.1), (6, 6, 2), seed=0)
+    evaluated = eval_step(state, batch, Sums.zero())
+    shifted = batch | {"image": np.concatenate([batch["image"][:4], 100 + batch["image"][4:]])}
+    np.testing.assert_allclose(  # the first half does not see the second
+        model.apply(state.variables, shifted["image"], train=False)[:4],
+        model.apply(state.variables, batch["image"], train=False)[:4],
+        rtol=1e-5,
+    )
+    stats = jax.tree.map(lambda leaf: leaf + 1, state.collections)
+    assert float(eval_step(state.replace(collections=stats), batch, Sums.zero()).loss) != float(evaluated.loss)
+
+
 def test_a_step_is_the_mean_gradient_and_the_sums_run_on():
     config = default_config()
     model = ConvNet(5, filters=((3,),))

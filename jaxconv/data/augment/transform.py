@@ -1,50 +1,35 @@
-"""Augmentation of batches of images by tf.data: each image of each epoch is a function of (seed, example, epoch).
+"""The transformations of the augmentation, in TensorFlow.
 
-All geometric transformations of an image compose into one matrix, so that it is interpolated once, as in Keras'
-ImageDataGenerator, whose conventions these are where it has the transformation. XLA compiles what a batch goes through
-into few passes over it, which is three times as fast as TensorFlow's own ImageProjectiveTransformV3 and its kind.
+The geometric transformations of an image compose into one matrix, so each image is interpolated once. Transformations
+that Keras' ImageDataGenerator has follow its conventions. XLA compiles the transformations of a batch into a few passes
+over it. That is three times as fast as TensorFlow's own operations, such as ImageProjectiveTransformV3.
 """
 
 from collections.abc import Callable
 from typing import Any
 
 from jaxconv.config import Config, choose
+from jaxconv.data.augment.draws import DRAWS
 from jaxconv.data.tensorflow import import_tensorflow
 from jaxconv.errors import ConfigError
 
 FILLS = ("nearest", "reflect", "constant")
 
-# One uniform number for each: a transformation that is turned on leaves the draws of the others as they are.
-_DRAWS: tuple[str, ...] = (
-    "rotation",
-    "shear",
-    "rescaling",
-    "zoom_x",
-    "zoom_y",
-    "shift_x",
-    "shift_y",
-    "crop_x",
-    "crop_y",
-    "flip_x",
-    "flip_y",
-    "channel_shift",
-    "brightness",
-    "contrast",
-    "cutout_x",
-    "cutout_y",
-)
-
 
 def is_on(config: Config) -> bool:
-    """Whether config.augment asks for any transformation."""
+    """Return whether config.augment turns any transformation on."""
     return any(value for field, value in config.items() if field != "fill")
 
 
 def check(config: Config, image_shape: tuple[int, ...]) -> None:
-    """See that config.augment suits images of shape (*spatial, channels).
+    """Check that config.augment can be applied to images of a shape.
+
+    Args:
+        config: config.augment.
+        image_shape: the shape of one image, (*spatial, channels).
 
     Raises:
-        ConfigError: it does not; the sentence names the field.
+        ConfigError: a field cannot be applied. The message names it.
     """
     choose("augment.fill", config.fill, dict.fromkeys(FILLS))
     fields = [f"config.augment.{field}" for field, value in config.items() if value and field != "fill"]
@@ -61,24 +46,29 @@ def check(config: Config, image_shape: tuple[int, ...]) -> None:
             )
 
 
-def draw(n: int, seed: Any, epoch: Any) -> Any:
-    """The random numbers of n examples in an epoch, float32 (n, draws), uniform on [0, 1)."""
-    tf = import_tensorflow()
-    seed = tf.stack([tf.cast(seed, tf.int64), tf.cast(epoch, tf.int64)])
-    # Folded, for the seed as it is orders the examples of the epoch.
-    seed = tf.random.experimental.stateless_fold_in(seed, 1)
-    return tf.random.stateless_uniform([n, len(_DRAWS)], seed, alg="philox")
-
-
 def parameters(draws: Any, config: Config, height: int, width: int) -> dict[str, Any]:
-    """What config.augment makes of the random numbers (batch, draws): tensors (batch,) of those that are on.
+    """Convert random numbers to the parameters of the transformations.
 
-    rotation and shear are in degrees, zoom_x and zoom_y factors (below 1 the image grows), shift_x and shift_y in
-    pixels, flip_x and flip_y 1 or -1, channel_shift in values of 0 to 255, brightness and contrast factors, cutout_x
-    and cutout_y the pixel in the middle.
+    Args:
+        draws: uniform numbers on [0, 1), float32 (batch, len(DRAWS)), one column for each name in `DRAWS`.
+        config: config.augment.
+        height: the height of the images in pixels.
+        width: the width of the images in pixels.
+
+    Returns:
+        A dict of tensors, float32 (batch,). It holds the parameters of the transformations that are on. If any
+        geometric transformation is on, it holds all geometric parameters.
+
+        - rotation, shear: in degrees.
+        - zoom_x, zoom_y: factors. A factor below 1 enlarges the image.
+        - shift_x, shift_y: in pixels.
+        - flip_x, flip_y: 1, or -1 for a flip.
+        - channel_shift: added to values from 0 to 255.
+        - brightness, contrast: factors.
+        - cutout_x, cutout_y: the pixel in the middle of the square.
     """
     tf = import_tensorflow()
-    uniform = dict(zip(_DRAWS, tf.unstack(draws, axis=1), strict=True))
+    uniform = dict(zip(DRAWS, tf.unstack(draws, axis=1), strict=True))
 
     def between(name: str, reach: float) -> Any:
         return (2 * uniform[name] - 1) * reach
@@ -128,15 +118,16 @@ _GEOMETRIC = (
 
 
 def transformer(config: Config, mean: Any) -> Callable[[Any, dict[str, Any]], Any]:
-    """The compiled function that transforms a batch of images.
+    """Return the compiled function that transforms a batch of images.
 
     Args:
-        config: config.augment, of which fill and cutout say how.
-        mean: of each channel, which is what a cut leaves (arXiv:1708.04552).
+        config: config.augment. The function uses its fields fill and cutout.
+        mean: the mean of each channel, (channels,). It fills the square that cutout removes (arXiv:1708.04552).
 
     Returns:
-        A function of images (batch, height, width, channels) with values of 0 to 255 and of some of what `parameters`
-        makes, where what is not there is left as it is. It gives images of float32.
+        A function `(images, params) -> images`. The input images have shape (batch, height, width, channels) and values
+        from 0 to 255, of any dtype. `params` is a dict as `parameters` returns it. The function skips transformations
+        whose parameters are absent. The output images are float32 of the same shape.
     """
     tf = import_tensorflow()
     return tf.function(lambda images, params: _transform(images, params, config, mean), jit_compile=True)
@@ -152,7 +143,7 @@ def _transform(images: Any, params: dict[str, Any], config: Config, mean: Any) -
     def each(name: str) -> Any:
         return params[name][:, None, None, None]
 
-    if "channel_shift" in params:  # as Keras, by the same for all channels and within the image's own range
+    if "channel_shift" in params:  # As in Keras: one shift for all channels, clipped to the range of the image.
         lowest = tf.reduce_min(images, axis=(1, 2, 3), keepdims=True)
         highest = tf.reduce_max(images, axis=(1, 2, 3), keepdims=True)
         images = tf.clip_by_value(images + each("channel_shift"), lowest, highest)
@@ -162,7 +153,7 @@ def _transform(images: Any, params: dict[str, Any], config: Config, mean: Any) -
         middle = tf.reduce_mean(images, axis=(1, 2), keepdims=True)
         images = tf.clip_by_value((images - middle) * each("contrast") + middle, 0.0, 255.0)
     if "cutout_x" in params:
-        # An even side has no pixel in its middle: it then reaches one further up and left.
+        # A square with an even side has no middle pixel. It reaches one pixel further up and left.
         first_x, first_y = (each(name) - config.cutout // 2 for name in ("cutout_x", "cutout_y"))
         x, y = (tf.range(size, dtype=tf.float32) for size in (width, height))
         in_x = (x[None, None, :, None] >= first_x) & (x[None, None, :, None] < first_x + config.cutout)
@@ -172,7 +163,7 @@ def _transform(images: Any, params: dict[str, Any], config: Config, mean: Any) -
 
 
 def _warp(images: Any, matrices: Any, fill: str) -> Any:
-    """Bilinear interpolation of each image at the pixels that its matrix takes those of the output to."""
+    """Interpolate each image bilinearly. Its matrix maps pixels of the output to positions in the input."""
     tf = import_tensorflow()
     batch, height, width, channels = tf.shape(images)[0], *images.shape[1:]
     xx, xy, shift_x, yx, yy, shift_y = (matrix[:, None, None] for matrix in matrices)
@@ -202,9 +193,14 @@ def _warp(images: Any, matrices: Any, fill: str) -> Any:
 
 
 def _matrices(params: dict[str, Any], height: int, width: int) -> tuple[Any, ...]:
-    """From pixels of the output to those of the input: the six numbers x <- (x, y, 1) and y <- (x, y, 1), by image.
+    """Return the affine map of each image, from pixels of the output to positions in the input.
 
-    rotation . shift . shear . zoom . flip, all about the middle of the image, as in Keras' apply_affine_transform.
+    The map is rotation . shift . shear . zoom . flip about the middle of the image, as in Keras'
+    apply_affine_transform.
+
+    Returns:
+        The entries of the two rows (xx, xy, shift_x) and (yx, yy, shift_y), each (batch,):
+        x_in = xx * x_out + xy * y_out + shift_x and y_in = yx * x_out + yy * y_out + shift_y.
     """
     tf = import_tensorflow()
     angle, shear = (params[name] * (3.141592653589793 / 180) for name in ("rotation", "shear"))

@@ -1,1 +1,7 @@
-"""oneDNN's kernels within XLA's programs; README.md explains how."""
+"""oneDNN's kernels, called from XLA's programs. README.md explains how."""
+
+from jaxconv.ops.onednn.availability import is_available, problem
+from jaxconv.ops.onednn.library import is_installed, version
+from jaxconv.ops.onednn.specs import Convolution, Dense, MaxPooling
+
+__all__ = ["Convolution", "Dense", "MaxPooling", "is_available", "is_installed", "problem", "version"]

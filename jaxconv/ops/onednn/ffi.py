@@ -1,10 +1,11 @@
-"""Functions in Python that XLA:CPU calls in mid-program, with the addresses of its buffers.
+"""Python functions that XLA:CPU calls while it runs a program.
 
-XLA's foreign function interface wants a function in C, and ctypes makes one: a call costs some 10 microseconds, and
-what it calls in C by ctypes.CDLL runs without Python's lock.
+XLA calls custom operations through its foreign function interface (FFI). It expects a C function, and ctypes makes one
+from a Python function. A call costs about 10 microseconds.
 
-The structures below are those of jaxlib's xla/ffi/api/c_api.h. XLA accepts a function by the version that it reports,
-and each call is checked against what this file expects, so that another layout ends in an error, not in wrong numbers.
+The structures below are those of xla/ffi/api/c_api.h in jaxlib. XLA refuses a handler that reports another version of
+the interface, and each call is checked against the layout expected here. A different layout therefore raises an error
+instead of giving wrong numbers.
 """
 
 import ctypes
@@ -16,28 +17,39 @@ import jax
 from jaxtyping import Array
 
 VERSION = 0, 3
-"""The version of c_api.h that this file was written against: jaxlib 0.10.2 and 0.12.0.1 have it."""
+"""The version of c_api.h that this file was written for: the one of jaxlib 0.10.2 and 0.12.0.1."""
 
+# Constants of c_api.h.
 _METADATA_EXTENSION, _EXECUTE_STAGE, _BUFFER, _STRING, _INTERNAL_ERROR = 1, 3, 1, 4, 13
 
 
 class _Extension(Structure):
+    """XLA_FFI_Extension_Base."""
+
     _fields_ = (("struct_size", c_size_t), ("type", c_int), ("next", c_void_p))
 
 
 class _Version(Structure):
+    """XLA_FFI_Api_Version."""
+
     _fields_ = (("struct_size", c_size_t), ("extension", c_void_p), ("major", c_int), ("minor", c_int))
 
 
 class _Metadata(Structure):
+    """XLA_FFI_Metadata."""
+
     _fields_ = (("struct_size", c_size_t), ("version", _Version), ("traits", c_uint32))
 
 
 class _MetadataExtension(Structure):
+    """XLA_FFI_Metadata_Extension."""
+
     _fields_ = (("base", _Extension), ("metadata", POINTER(_Metadata)))
 
 
 class _ErrorArguments(Structure):
+    """XLA_FFI_Error_Create_Args."""
+
     _fields_ = (("struct_size", c_size_t), ("extension", c_void_p), ("message", c_char_p), ("code", c_int))
 
 
@@ -45,6 +57,8 @@ _CreateError = ctypes.CFUNCTYPE(c_void_p, POINTER(_ErrorArguments))
 
 
 class _Api(Structure):
+    """The first fields of XLA_FFI_Api."""
+
     _fields_ = (
         ("struct_size", c_size_t),
         ("extension", c_void_p),
@@ -55,6 +69,8 @@ class _Api(Structure):
 
 
 class _Buffer(Structure):
+    """XLA_FFI_Buffer."""
+
     _fields_ = (
         ("struct_size", c_size_t),
         ("extension", c_void_p),
@@ -66,7 +82,7 @@ class _Buffer(Structure):
 
 
 class _Buffers(Structure):
-    """Arguments or results."""
+    """XLA_FFI_Args and XLA_FFI_Rets, which have the same fields."""
 
     _fields_ = (
         ("struct_size", c_size_t),
@@ -77,22 +93,28 @@ class _Buffers(Structure):
     )
 
 
-class _Text(Structure):
+class _ByteSpan(Structure):
+    """XLA_FFI_ByteSpan."""
+
     _fields_ = (("address", c_void_p), ("length", c_size_t))
 
 
 class _Attributes(Structure):
+    """XLA_FFI_Attrs, with strings as values."""
+
     _fields_ = (
         ("struct_size", c_size_t),
         ("extension", c_void_p),
         ("size", c_int64),
         ("types", POINTER(c_int)),
         ("names", c_void_p),
-        ("values", POINTER(POINTER(_Text))),
+        ("values", POINTER(POINTER(_ByteSpan))),
     )
 
 
 class _CallFrame(Structure):
+    """XLA_FFI_CallFrame."""
+
     _fields_ = (
         ("struct_size", c_size_t),
         ("extension", POINTER(_MetadataExtension)),
@@ -108,42 +130,54 @@ class _CallFrame(Structure):
 _Handler = ctypes.CFUNCTYPE(c_void_p, POINTER(_CallFrame))
 
 _handlers: list[Any] = []
-"""For as long as the process lives, since XLA may call them."""
+"""All handlers. They live as long as the process, because XLA may call them at any time."""
 
 
 def register(target: str, function: Callable[[str, list[int]], None]) -> None:
-    """Let `call` reach `function`, which takes a key and the addresses of arguments and results, by this name.
+    """Register a function with XLA, so that `call` can use it. Starts JAX if it has not started.
 
-    JAX must have started: before that it would keep the function for later, and then fail to start if XLA refuses it.
+    Args:
+        target: the name of the function in XLA.
+        function: takes the key of a call, and the addresses of its arguments followed by those of its results.
 
     Raises:
-        RuntimeError: XLA does not accept functions of this `VERSION`.
+        RuntimeError: XLA does not accept handlers of this `VERSION`.
     """
-    jax.devices("cpu")
+    jax.devices("cpu")  # before it starts, JAX would only keep the handler, and fail to start if XLA refuses it
 
     @_Handler
     def handler(pointer: Any) -> int | None:
         frame = pointer[0]
         try:
             _expect("the size of a call", frame.struct_size >= ctypes.sizeof(_CallFrame))
-            if frame.extension:  # XLA asks, once, what this is
+            if frame.extension:  # XLA asks for the version, once, when the handler is registered
                 _report_version(frame.extension[0])
                 return None
             key, buffers = _read(frame)
             function(key, buffers)
             return None
-        except Exception as error:  # must not be lost: XLA would go on with whatever is in the results
+        except Exception as error:  # any exception: if it were lost, XLA would go on with wrong results
             return _error(frame, f"{type(error).__name__}: {error}")
 
     _handlers.append(handler)
     try:
         jax.ffi.register_ffi_target(target, jax.ffi.pycapsule(handler), platform="cpu")
-    except Exception as error:  # of a type that depends on the version of jaxlib
+    except Exception as error:  # its type depends on the version of jaxlib
         raise RuntimeError(f"XLA refused a function of version {VERSION[0]}.{VERSION[1]}: {error}") from None
 
 
 def call(target: str, key: str, results: Sequence[jax.ShapeDtypeStruct], *arguments: Array) -> list[Array]:
-    """The results of the function called `target`, within a program that is being traced."""
+    """Call a registered function within a program that JAX traces. Under vmap, it is called once for each element.
+
+    Args:
+        target: the name that `register` was given.
+        key: passed to the function.
+        results: shapes and dtypes of the results.
+        *arguments: arrays of any shapes and dtypes.
+
+    Returns:
+        The results.
+    """
     return list(jax.ffi.ffi_call(target, list(results), vmap_method="sequential")(*arguments, key=key))
 
 
@@ -160,7 +194,7 @@ def _report_version(extension: _MetadataExtension) -> None:
 
 
 def _read(frame: _CallFrame) -> tuple[str, list[int]]:
-    """The key of a call, and the addresses of its arguments and results."""
+    """Return the key of a call, and the addresses of its arguments and results."""
     arguments, results, attributes = frame.arguments, frame.results, frame.attributes
     _expect("the stage of a call", frame.stage == _EXECUTE_STAGE)
     for group in (arguments, results):
@@ -170,11 +204,11 @@ def _read(frame: _CallFrame) -> tuple[str, list[int]]:
     _expect("the number of attributes", attributes.size == 1 and attributes.types[0] == _STRING)
     buffers = [group.values[i][0] for group in (arguments, results) for i in range(group.size)]
     _expect("the size of a buffer", all(buffer.struct_size >= ctypes.sizeof(_Buffer) for buffer in buffers))
-    text = attributes.values[0][0]
-    return ctypes.string_at(text.address, text.length).decode(), [buffer.data for buffer in buffers]
+    key = attributes.values[0][0]
+    return ctypes.string_at(key.address, key.length).decode(), [buffer.data for buffer in buffers]
 
 
 def _error(frame: _CallFrame, message: str) -> int:
-    """An XLA_FFI_Error, which ends the program in an exception."""
+    """Create an XLA_FFI_Error. The program that made the call raises it as an exception."""
     arguments = _ErrorArguments(ctypes.sizeof(_ErrorArguments), None, message.encode(), _INTERNAL_ERROR)
     return frame.api[0].create_error(ctypes.byref(arguments))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from keras.src.legacy.preprocessing import image as keras_image
 
 from jaxconv.config import default_config
-from jaxconv.data.augment import transform as augment
+from jaxconv.data import augment
 from jaxconv.data.pipeline import Normalizer, steps_per_epoch, train_batches
 from jaxconv.data.sources import Examples
 from jaxconv.errors import ConfigError
@@ -218,32 +218,10 @@ def test_an_image_is_a_function_of_seed_example_and_epoch(data, n, seed):
         np.testing.assert_allclose(image, first[key], atol=1e-3)
 
 
-def test_epochs_seeds_and_examples_are_drawn_apart():
-    draws = [augment.draw(1000, seed, epoch).numpy() for seed, epoch in [(0, 0), (0, 1), (1, 0)]]
-    columns = np.concatenate(draws, axis=1)
-    assert np.abs(np.corrcoef(columns.T) - np.eye(columns.shape[1])).max() < 0.15
-    assert np.all((columns >= 0) & (columns < 1))
-    np.testing.assert_allclose(columns.mean(0), 0.5, atol=0.05)
-
-
-def test_augmentation_is_not_drawn_from_what_orders_the_examples():
-    examples = Examples(photo(500, (4, 4, 1)).astype(np.uint8), np.arange(500, dtype=np.int32))
-    (batch,) = train_batches(
-        examples,
-        Normalizer(np.zeros(1, np.float32), np.ones(1, np.float32)),
-        batch_size=500,
-        seed=0,
-        start_step=0,
-        end_step=1,
-    )
-    for column in augment.draw(500, 0, 0).numpy()[batch["label"]].T:
-        assert abs(np.corrcoef(np.arange(500), column)[0, 1]) < 0.2
-
-
 @pytest.mark.parametrize("field", ALL)
 def test_parameters_fill_their_range(field):
     value = ALL[field]
-    draws = augment.draw(4000, 0, 0)
+    draws = augment.draws(4000, 0, 0)
     params = {k: v.numpy() for k, v in augment.parameters(draws, config_of(**{field: value}), 20, 40).items()}
     ranges = {
         "rotation": {"rotation": (-20, 20)},
@@ -274,7 +252,7 @@ def test_parameters_fill_their_range(field):
 
 
 def test_turning_one_on_leaves_the_draws_of_the_others():
-    draws = augment.draw(100, 0, 0)
+    draws = augment.draws(100, 0, 0)
     alone = augment.parameters(draws, config_of(rotation=20.0), 8, 8)
     together = augment.parameters(draws, config_of(**ALL), 8, 8)
     np.testing.assert_array_equal(alone["rotation"], together["rotation"])

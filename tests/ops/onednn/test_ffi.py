@@ -1,4 +1,4 @@
-"""Functions in Python within programs of XLA's."""
+"""Python functions that XLA's programs call."""
 
 import ctypes
 
@@ -11,7 +11,7 @@ from jaxconv.ops.onednn import ffi
 
 
 def triple(key, buffers):
-    """Write three times the first argument to the result, both of `key` numbers."""
+    """Write three times the argument to the result. Both have `key` elements."""
     if key == "bad":
         raise ValueError("no such key")
     x, y = (np.frombuffer((ctypes.c_float * int(key)).from_address(buffer), np.float32) for buffer in buffers)
@@ -25,7 +25,7 @@ def call(key, x):
     return ffi.call("test_triple", key, [jax.ShapeDtypeStruct(x.shape, x.dtype)], x)[0]
 
 
-def test_gets_a_key_and_addresses():
+def test_the_function_gets_a_key_and_addresses():
     x = jnp.arange(5.0)
     np.testing.assert_array_equal(jax.jit(lambda x: call("5", x + 1) - 1)(x), 3 * (x + 1) - 1)
 

@@ -1,0 +1,18 @@
+# Everything that a change must pass. CONTRIBUTING.md says more.
+
+.PHONY: install check test results
+
+install: ## This package, editable, with what its tests need.
+	pip install -e ".[test]"
+
+check: ## Style and types.
+	ruff check .
+	ruff format --check .
+	pyright
+
+test: ## The README's test command.
+	pip install -e ".[test]" && python -m pytest
+
+results: ## README tables and figures, from results/.
+	python -m tools.results
+	python -m tools.fields

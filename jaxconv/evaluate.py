@@ -1,0 +1,37 @@
+"""--mode=evaluate: loss and accuracy of the best epoch so far of a run."""
+
+import pathlib
+
+from jaxconv import experiment
+from jaxconv.config import Config
+from jaxconv.errors import ConfigError
+from jaxconv.parallel.sharding import replicated
+from jaxconv.runs import checkpoint, console
+from jaxconv.runs import workdir as files
+
+
+def evaluate(config: Config, workdir: pathlib.Path) -> dict[str, float]:
+    """Evaluate the best epoch so far of the run in `workdir`. It changes nothing there, and may run beside a training.
+
+    Returns:
+        val_loss and val_accuracy. For a finished run also test_loss and test_accuracy: before that, the test set stays
+        closed.
+
+    Raises:
+        UserError: there is no run of this config with a finished epoch.
+    """
+    if (recorded := files.read_config(workdir)) is None:
+        raise ConfigError(f"--workdir={workdir} holds no run: train one with --mode=train first.")
+    config = experiment.resolve(config, recorded)
+    files.check(workdir, config)
+    setup = experiment.set_up(config)
+    state, best = checkpoint.restore_best(workdir, setup.state, replicated(setup.mesh))
+    _, eval_step = experiment.compile_steps(config, setup.mesh, setup.state, setup.image_shape)
+    results = {}
+    results["val_loss"], results["val_accuracy"] = experiment.evaluate(setup, eval_step, state, setup.validation)
+    if files.read_summary(workdir) is None:
+        console.say(f"The best epoch so far is {best['epoch']}. The test set stays closed until the run is finished.")
+    else:
+        test = setup.source.load(config.data.test)
+        results["test_loss"], results["test_accuracy"] = experiment.evaluate(setup, eval_step, state, test)
+    return results

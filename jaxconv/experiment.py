@@ -1,0 +1,195 @@
+"""A config made real: devices, data, net, optimizer, state and compiled steps. Every mode starts from here."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import numpy as np
+import optax
+from jax.extend.backend import clear_backends
+from jax.sharding import Mesh
+
+from jaxconv.config import Config, validate
+from jaxconv.data import pipeline, sources
+from jaxconv.data.augment import transform as augment
+from jaxconv.models import registry
+from jaxconv.ops import dispatch, onednn
+from jaxconv.parallel.mesh import make_mesh, prefetch_to_devices
+from jaxconv.parallel.sharding import replicated, split_by_example
+from jaxconv.platform import devices
+from jaxconv.platform.limits import cores
+from jaxconv.training import memory
+from jaxconv.training.optimizers import create_optimizer, create_schedule
+from jaxconv.training.state import Batch, Sums, TrainState, create_state
+from jaxconv.training.step import eval_step, make_train_step
+
+TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Sums]]
+EvalStep = Callable[[TrainState, Batch, Sums], Sums]
+
+
+class Experiment(NamedTuple):
+    """What a config stands for."""
+
+    config: Config
+    mesh: Mesh
+    source: sources.Source
+    train: sources.Examples
+    validation: sources.Examples
+    normalizer: pipeline.Normalizer
+    model: nn.Module
+    schedule: optax.Schedule
+    state: TrainState
+    """The state before the first step."""
+    steps_per_epoch: int
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """The shape of one image: (*spatial, channels)."""
+        return self.train.images.shape[1:]
+
+    @property
+    def last_step(self) -> int:
+        """The number of steps of the whole run."""
+        return self.config.num_epochs * self.steps_per_epoch
+
+    @property
+    def platform(self) -> str:
+        """The platform of the devices, such as "cpu"."""
+        return self.mesh.devices.flat[0].platform
+
+
+def start_jax(config: Config) -> None:
+    """Set JAX up for a run. Call it before the first use of JAX.
+
+    XLA:CPU runs a convolution on one thread of one device, so a net with convolutions gets a device for each core. One
+    device is enough where oneDNN is used, or where there are no convolutions: its kernels, and XLA's products, use all
+    cores by themselves.
+    """
+    devices.share_cores_with_xla()
+    devices.keep_compiled_programs()
+    has_convolutions = bool(registry.resolve(config.model).filters)
+    wants_onednn = has_convolutions and config.ops in ("auto", "onednn") and onednn.is_installed()
+
+    def split(most: int) -> None:
+        devices.split_cpu(config.num_devices or devices.largest_divisor(config.batch_size, most))
+
+    split(cores() if has_convolutions and not wants_onednn else 1)
+    if wants_onednn and jax.default_backend() == "cpu" and not onednn.is_available():
+        clear_backends()  # JAX had to start to answer whether oneDNN works
+        split(cores())
+
+
+def resolve(config: Config, recorded: dict[str, Any] | None = None) -> Config:
+    """Copy a config, with the values that it leaves open filled in.
+
+    Args:
+        config: the config as the user gave it.
+        recorded: the resolved config of earlier starts of the same run, as JSON. What was "auto" keeps its meaning.
+
+    Raises:
+        ConfigError: a value is wrong.
+    """
+    validate(config)
+    resolved = config.copy_and_resolve_references()
+    resolved.model = registry.resolve(config.model)
+    resolved.ops = dispatch.resolve(config.ops, jax.default_backend(), (recorded or {}).get("ops"))
+    return resolved
+
+
+def create(
+    config: Config, mesh: Mesh, image_shape: tuple[int, ...], *, num_classes: int, steps_per_epoch: int
+) -> tuple[nn.Module, optax.Schedule, TrainState]:
+    """Create the net, the learning rate schedule and the state before the first step.
+
+    Args:
+        config: a resolved config.
+        mesh: the devices.
+        image_shape: (*spatial, channels).
+        num_classes: number of logits.
+        steps_per_epoch: steps in an epoch, for the schedule.
+
+    Raises:
+        ConfigError: they cannot be made as the config asks, or do not fit into memory.
+    """
+    model = registry.create_model(config.model, num_classes, dispatch.KERNELS[config.ops])
+    schedule = create_schedule(config.optimizer, num_epochs=config.num_epochs, steps_per_epoch=steps_per_epoch)
+    optimizer = create_optimizer(config.optimizer, schedule)
+    state = functools.partial(create_state, model, optimizer, image_shape, config.seed)
+    memory.check_net(model, state, image_shape, config.batch_size, mesh)
+    return model, schedule, jax.device_put(state(), replicated(mesh))
+
+
+def set_up(config: Config) -> Experiment:
+    """Make devices, data, net and optimizer of a resolved config, and the state before the first step.
+
+    Raises:
+        UserError: they cannot be made as the config asks.
+    """
+    mesh = make_mesh(config.num_devices, config.batch_size)
+    source = sources.open_source(config.data)
+    source.check_split(config.data.test)  # it is opened at the end; a slip must not wait for that
+    train = source.load(config.data.train)
+    image_shape = train.images.shape[1:]
+    augment.check(config.augment, image_shape)
+    steps_per_epoch = pipeline.steps_per_epoch(train, config.batch_size)
+    model, schedule, state = create(
+        config, mesh, image_shape, num_classes=source.num_classes, steps_per_epoch=steps_per_epoch
+    )
+    return Experiment(
+        config=config,
+        mesh=mesh,
+        source=source,
+        train=train,
+        validation=sources.check(
+            source.load(config.data.validation), source.num_classes, config.data.validation, like=train
+        ),
+        normalizer=pipeline.fit_normalizer(train),
+        model=model,
+        schedule=schedule,
+        state=state,
+        steps_per_epoch=steps_per_epoch,
+    )
+
+
+def compile_steps(
+    config: Config, mesh: Mesh, state: TrainState, image_shape: tuple[int, ...]
+) -> tuple[TrainStep, EvalStep]:
+    """Compile the step of training, which consumes its state, and the step of evaluation."""
+    whole, split = replicated(mesh), split_by_example(mesh)
+    batch = {
+        "image": jax.ShapeDtypeStruct((config.batch_size, *image_shape), "float32", sharding=split),
+        "label": jax.ShapeDtypeStruct((config.batch_size,), "int32", sharding=split),
+        "weight": jax.ShapeDtypeStruct((config.batch_size,), "float32", sharding=split),
+    }
+    train_step = jax.jit(make_train_step(config), donate_argnums=0, out_shardings=whole)
+    with jax.set_mesh(mesh):  # for the operations that divide themselves among its devices
+        return (
+            train_step.lower(state, batch).compile(),
+            jax.jit(eval_step, out_shardings=whole).lower(state, batch, state.epoch_sums).compile(),
+        )
+
+
+def evaluate(
+    experiment: Experiment, eval_step: EvalStep, state: TrainState, examples: sources.Examples
+) -> tuple[float, float]:
+    """Return loss and accuracy over every example of a split, each counted once."""
+    batches = pipeline.eval_batches(examples, experiment.normalizer, batch_size=experiment.config.batch_size)
+    sums = jax.device_put(Sums.zero(), replicated(experiment.mesh))
+    for batch in prefetch_to_devices(batches, experiment.mesh):
+        sums = eval_step(state, batch, jax.block_until_ready(sums))
+    return sums.means()
+
+
+def steps_that_overlap(mesh: Mesh) -> int:
+    """Return how many steps may run while the host prepares the next one.
+
+    None on several devices of a CPU: XLA:CPU can deadlock in the collectives of steps that overlap.
+    """
+    return 0 if mesh.devices.flat[0].platform == "cpu" and mesh.size > 1 else 1
+
+
+def learning_rate(experiment: Experiment, step: int) -> float:
+    """Return the learning rate of step number `step`, from 1."""
+    return float(np.asarray(experiment.schedule(step - 1)))

@@ -1,0 +1,265 @@
+"""Convolution, dense layer and max-pooling on one device, described by shapes.
+
+Arrays are float32, in the layout of XLA and flax.linen: images channels-last, kernels (*kernel, in, out). In the names
+of buffers, "y_gradient" is the gradient of the loss with respect to y, and so on.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, UInt8
+
+from jaxconv.ops.onednn import library
+from jaxconv.ops.onednn.availability import PrimitiveSpec, has_fast_primitives
+from jaxconv.ops.onednn.library import (
+    BIAS,
+    DIFF_BIAS,
+    DIFF_DST,
+    DIFF_SRC,
+    DIFF_WEIGHTS,
+    DST,
+    SRC,
+    WEIGHTS,
+    WORKSPACE,
+    MemoryDescriptor,
+    PrimitiveDescriptor,
+    Propagation,
+    integers,
+    memory_descriptor,
+    query_memory_descriptor,
+)
+from jaxconv.ops.onednn.operations import Operation, call
+
+
+class Convolution(NamedTuple):
+    """A convolution with bias, and its gradients."""
+
+    x: tuple[int, ...]
+    """(batch, *spatial, in)"""
+    kernel: tuple[int, ...]
+    """(*kernel, in, out)"""
+    y: tuple[int, ...]
+    """(batch, *spatial_out, out)"""
+    strides: tuple[int, ...]
+    """Stride in each spatial dimension."""
+    padding: tuple[tuple[int, int], ...]
+    """Zeros before and after each spatial dimension."""
+
+    def is_fast(self) -> bool:
+        """Return whether oneDNN can be used and is fast for the convolution and its gradients on this processor."""
+        return has_fast_primitives(self, "forward", "backward_data", "backward_weights")
+
+    def forward(
+        self, x: Float[Array, "batch *spatial in"], kernel: Float[Array, "*kernel in out"], bias: Float[Array, " out"]
+    ) -> Float[Array, "batch *spatial_out out"]:
+        """Compute the convolution, and add the bias."""
+        return call("forward", self, [_float32(self.y)], x, kernel, bias)[0]
+
+    def input_gradient(
+        self, y_gradient: Float[Array, "batch *spatial_out out"], kernel: Float[Array, "*kernel in out"]
+    ) -> Float[Array, "batch *spatial in"]:
+        """Compute the gradient with respect to x from the one with respect to y."""
+        return call("backward_data", self, [_float32(self.x)], y_gradient, kernel)[0]
+
+    def parameter_gradients(
+        self, x: Float[Array, "batch *spatial in"], y_gradient: Float[Array, "batch *spatial_out out"]
+    ) -> tuple[Float[Array, "*kernel in out"], Float[Array, " out"]]:
+        """Compute the gradients with respect to kernel and bias from the one with respect to y."""
+        results = [_float32(self.kernel), _float32(self.kernel[-1:])]
+        kernel_gradient, bias_gradient = call("backward_weights", self, results, x, y_gradient)
+        return kernel_gradient, bias_gradient
+
+    def primitive_descriptor(self, propagation: Propagation) -> PrimitiveDescriptor:
+        """Describe the primitive. It chooses the layout of the kernel, or of its gradient, that is fastest."""
+        x, y, bias = _images(self.x), _images(self.y), memory_descriptor(self.kernel[-1:], [0])
+        kernel = library.memory_descriptor_of_any_layout(self.kernel, _kernel_axes(self.kernel))
+        arrays = [x, kernel, y] if propagation == "backward_data" else [x, kernel, bias, y]
+        low, high = zip(*self.padding, strict=True)
+        dilations = [0] * len(low)  # oneDNN counts the elements left out between two taps
+        return library.primitive_descriptor(
+            "convolution",
+            propagation,
+            library.DIRECT_CONVOLUTION,
+            *arrays,
+            *map(integers, (self.strides, dilations, low, high)),
+            forward=_forward_descriptor(self, propagation),
+        )
+
+    def operation(self, propagation: Propagation) -> Operation:
+        """Make the operation: the primitive, and a reorder of the kernel from or to XLA's layout."""
+        primitive = self.primitive_descriptor(propagation)
+        x, y, bias = _images(self.x), _images(self.y), memory_descriptor(self.kernel[-1:], [0])
+        kernel = memory_descriptor(self.kernel, _kernel_axes(self.kernel))
+        if propagation == "forward":
+            operation = Operation(arguments={"x": x, "kernel": kernel, "bias": bias}, results={"y": y})
+            operation.add_scratch("reordered_kernel", query_memory_descriptor(primitive, library.QUERY_WEIGHTS))
+            operation.add_reorder("kernel", "reordered_kernel")
+            operation.add_primitive(primitive, {SRC: "x", WEIGHTS: "reordered_kernel", BIAS: "bias", DST: "y"})
+        elif propagation == "backward_data":
+            operation = Operation(arguments={"y_gradient": y, "kernel": kernel}, results={"x_gradient": x})
+            operation.add_scratch("reordered_kernel", query_memory_descriptor(primitive, library.QUERY_WEIGHTS))
+            operation.add_reorder("kernel", "reordered_kernel")
+            names = {DIFF_DST: "y_gradient", WEIGHTS: "reordered_kernel", DIFF_SRC: "x_gradient"}
+            operation.add_primitive(primitive, names)
+        else:
+            operation = Operation(
+                arguments={"x": x, "y_gradient": y}, results={"kernel_gradient": kernel, "bias_gradient": bias}
+            )
+            layout = query_memory_descriptor(primitive, library.QUERY_DIFF_WEIGHTS)
+            operation.add_scratch("reordered_kernel_gradient", layout)
+            names = {
+                SRC: "x",
+                DIFF_DST: "y_gradient",
+                DIFF_WEIGHTS: "reordered_kernel_gradient",
+                DIFF_BIAS: "bias_gradient",
+            }
+            operation.add_primitive(primitive, names)
+            operation.add_reorder("reordered_kernel_gradient", "kernel_gradient")
+        return operation
+
+
+class Dense(NamedTuple):
+    """A dense layer, and its gradients with respect to kernel and bias.
+
+    XLA computes the gradient with respect to x faster than oneDNN.
+    """
+
+    rows: int
+    inputs: int
+    units: int
+
+    def is_fast(self) -> bool:
+        """Return whether oneDNN can be used and is fast for the layer and these gradients on this processor."""
+        return has_fast_primitives(self, "forward", "backward_weights")
+
+    def forward(
+        self, x: Float[Array, "rows inputs"], kernel: Float[Array, "inputs units"], bias: Float[Array, " units"]
+    ) -> Float[Array, "rows units"]:
+        """Compute the product of x and kernel, and add the bias."""
+        return call("forward", self, [_float32((self.rows, self.units))], x, kernel, bias)[0]
+
+    def parameter_gradients(
+        self, x: Float[Array, "rows inputs"], y_gradient: Float[Array, "rows units"]
+    ) -> tuple[Float[Array, "inputs units"], Float[Array, " units"]]:
+        """Compute the gradients with respect to kernel and bias from the one with respect to y."""
+        results = [_float32((self.inputs, self.units)), _float32((self.units,))]
+        kernel_gradient, bias_gradient = call("backward_weights", self, results, x, y_gradient)
+        return kernel_gradient, bias_gradient
+
+    def _arrays(self) -> tuple[MemoryDescriptor, MemoryDescriptor, MemoryDescriptor, MemoryDescriptor]:
+        x = memory_descriptor((self.rows, self.inputs), [0, 1])
+        kernel = memory_descriptor((self.inputs, self.units), [1, 0])
+        bias = memory_descriptor((self.units,), [0])
+        y = memory_descriptor((self.rows, self.units), [0, 1])
+        return x, kernel, bias, y
+
+    def primitive_descriptor(self, propagation: Propagation) -> PrimitiveDescriptor:
+        """Describe the primitive."""
+        forward = _forward_descriptor(self, propagation)
+        return library.primitive_descriptor("inner_product", propagation, None, *self._arrays(), forward=forward)
+
+    def operation(self, propagation: Propagation) -> Operation:
+        """Make the operation, which is the primitive alone."""
+        primitive = self.primitive_descriptor(propagation)
+        x, kernel, bias, y = self._arrays()
+        if propagation == "forward":
+            operation = Operation(arguments={"x": x, "kernel": kernel, "bias": bias}, results={"y": y})
+            names = {SRC: "x", WEIGHTS: "kernel", BIAS: "bias", DST: "y"}
+        else:
+            operation = Operation(
+                arguments={"x": x, "y_gradient": y}, results={"kernel_gradient": kernel, "bias_gradient": bias}
+            )
+            names = {SRC: "x", DIFF_DST: "y_gradient", DIFF_WEIGHTS: "kernel_gradient", DIFF_BIAS: "bias_gradient"}
+        operation.add_primitive(primitive, names)
+        return operation
+
+
+class MaxPooling(NamedTuple):
+    """Max-pooling and its gradient. Windows do not overlap, and what is left over at the end is dropped."""
+
+    x: tuple[int, ...]
+    """(batch, *spatial, channels)"""
+    window: tuple[int, ...]
+    """Size of a window in each spatial dimension."""
+
+    def is_fast(self) -> bool:
+        """Return whether oneDNN can be used and is fast for the pooling and its gradient on this processor."""
+        return has_fast_primitives(self, "forward", "backward")
+
+    def forward(
+        self, x: Float[Array, "batch *spatial c"]
+    ) -> tuple[Float[Array, "batch *spatial_out c"], UInt8[Array, " bytes"]]:
+        """Compute the maxima.
+
+        Returns:
+            The maxima, and oneDNN's workspace: where they are in their windows, for `input_gradient`.
+        """
+        workspace = jax.ShapeDtypeStruct((library.num_bytes(self._workspace()),), jnp.uint8)
+        y, workspace = call("forward", self, [_float32(self._y()), workspace], x)
+        return y, workspace
+
+    def input_gradient(
+        self, y_gradient: Float[Array, "batch *spatial_out c"], workspace: UInt8[Array, " bytes"]
+    ) -> Float[Array, "batch *spatial c"]:
+        """Compute the gradient with respect to x: the first maximum of a window gets the gradient of the window."""
+        return call("backward", self, [_float32(self.x)], y_gradient, workspace)[0]
+
+    def _y(self) -> tuple[int, ...]:
+        spatial = (size // window for size, window in zip(self.x[1:-1], self.window, strict=True))
+        return (self.x[0], *spatial, self.x[-1])
+
+    def _workspace(self) -> MemoryDescriptor:
+        return query_memory_descriptor(self.primitive_descriptor("forward"), library.QUERY_WORKSPACE)
+
+    def primitive_descriptor(self, propagation: Propagation) -> PrimitiveDescriptor:
+        """Describe the primitive."""
+        window = strides = integers(self.window)
+        dilations = low = high = integers([0] * len(self.window))
+        return library.primitive_descriptor(
+            "pooling",
+            propagation,
+            library.MAX_POOLING,
+            _images(self.x),
+            _images(self._y()),
+            strides,
+            window,
+            dilations,
+            low,
+            high,
+            forward=_forward_descriptor(self, propagation),
+        )
+
+    def operation(self, propagation: Propagation) -> Operation:
+        """Make the operation, which is the primitive alone."""
+        primitive = self.primitive_descriptor(propagation)
+        x, y, workspace = _images(self.x), _images(self._y()), self._workspace()
+        if propagation == "forward":
+            operation = Operation(arguments={"x": x}, results={"y": y, "workspace": workspace})
+            names = {SRC: "x", DST: "y", WORKSPACE: "workspace"}
+        else:
+            operation = Operation(arguments={"y_gradient": y, "workspace": workspace}, results={"x_gradient": x})
+            names = {DIFF_DST: "y_gradient", WORKSPACE: "workspace", DIFF_SRC: "x_gradient"}
+        operation.add_primitive(primitive, names)
+        return operation
+
+
+def _float32(shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, jnp.float32)
+
+
+def _images(shape: Sequence[int]) -> MemoryDescriptor:
+    """Describe images of shape (batch, *spatial, channels)."""
+    return memory_descriptor(shape, [0, len(shape) - 1, *range(1, len(shape) - 1)])
+
+
+def _kernel_axes(shape: Sequence[int]) -> list[int]:
+    """Return the axes of a kernel (*kernel, in, out) in the order of oneDNN: (out, in, *kernel)."""
+    spatial = len(shape) - 2
+    return [spatial + 1, spatial, *range(spatial)]
+
+
+def _forward_descriptor(spec: PrimitiveSpec, propagation: Propagation) -> PrimitiveDescriptor | None:
+    """Return the forward primitive, which oneDNN needs to describe a backward one."""
+    return None if propagation == "forward" else spec.primitive_descriptor("forward")
