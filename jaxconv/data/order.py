@@ -24,6 +24,9 @@ def random_words(count: int, seed: int, epoch: int, purpose: int) -> UInt64[np.n
 
     Returns:
         uint64 (count,). A larger count appends words and keeps the first ones.
+
+    Raises:
+        OverflowError: the seed or the epoch is out of range.
     """
     # Philox has a key of 2 words and a counter of 4. The top word of the counter keeps the purposes apart.
     key, counter = np.array([seed, epoch], np.uint64), np.array([0, 0, 0, purpose], np.uint64)
@@ -40,5 +43,8 @@ def permutation(n: int, seed: int, epoch: int) -> Int32[np.ndarray, " n"]:
 
     Returns:
         int32 (n,). Each index from 0 to n - 1 occurs once.
+
+    Raises:
+        OverflowError: the seed or the epoch is out of range.
     """
     return np.argsort(random_words(n, seed, epoch, ORDER), kind="stable").astype(np.int32)

@@ -90,7 +90,6 @@ def train_batches(
     n = len(examples.labels)
     n_drawn = 0 if augmentation is None else n
     steps = steps_per_epoch(examples, batch_size)
-    epochs = range(start_step // steps, -(-end_step // steps))
     # The host makes the random numbers and passes them to tf.data through a queue. Do not use tf.numpy_function or
     # Dataset.from_generator here: their threads run Python, and a process hangs if it ends before the iterator does.
     queue = tf.queue.FIFOQueue(2, [tf.int32, tf.float32], [(steps, batch_size), (n_drawn, len(augment.DRAWS))])

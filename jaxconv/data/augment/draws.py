@@ -42,6 +42,9 @@ def draws(n: int, seed: int, epoch: int) -> Float32[np.ndarray, "n draws"]:
 
     Returns:
         float32 (n, len(DRAWS)), uniform on [0, 1).
+
+    Raises:
+        OverflowError: the seed or the epoch is out of range.
     """
     words = random_words(n * len(DRAWS), seed, epoch, AUGMENTATION)
     # A float32 holds 24 bits exactly. More bits could round up to 1. In place, this takes a third of the time.
