@@ -1,11 +1,16 @@
-"""What a run says of its input pipeline."""
+"""What a run says of its input pipeline, and what it always ends in."""
 
 import json
 import time
 
+import jax
+import numpy as np
 import pytest
 
+from jaxconv import experiment
 from jaxconv.data import pipeline
+from jaxconv.parallel.sharding import replicated
+from jaxconv.runs import checkpoint
 from jaxconv.train import train
 
 
@@ -30,3 +35,27 @@ def test_a_pipeline_that_cannot_keep_up_is_named_once_with_the_figure(tiny, tmp_
     assert all(record["data_wait"] > 0.1 for record in history)
     assert len(said) == 1
     assert f"waited for data {history[0]['data_wait']:.0%} of epoch 1" in said[0]
+
+
+PINNED = {
+    ("AMD EPYC (family 25, model 17)", "0.10.2"): "c680d73cf05f0acee2245ae110a0a418a6db6a854e99c7ecfeaf7486aef64f7d"
+}
+"""params_sha256 of the run below, by processor and jaxlib. A change of this digest changes the result of every run."""
+ABSOLUTE_SUM, TEST_LOSS = 224.67497558741888, 2.3177862548828125
+
+
+def test_a_run_ends_in_the_parameters_that_it_always_had(tiny, tmp_path):
+    tiny.data.name, tiny.data.data_dir = "mnist_sample", None
+    tiny.data.train, tiny.data.validation, tiny.data.test = "train[:200]", "train[200:300]", "train[300:400]"
+    tiny.model.filters, tiny.batch_size = ((4,), (6,)), 32
+    tiny.augment.rotation, tiny.augment.horizontal_flip = 10.0, True
+    summary = train(tiny, tmp_path / "run")
+    here = summary["versions"]["processor"], summary["versions"]["jaxlib"]
+    if here in PINNED and summary["config"]["ops"] == "onednn":
+        assert summary["params_sha256"] == PINNED[here]
+    # Elsewhere the kernels differ, and the result agrees to rounding.
+    setup = experiment.set_up(experiment.resolve(tiny))
+    state, _ = checkpoint.restore(tmp_path / "run", summary["steps"], setup.state, replicated(setup.mesh))
+    total = sum(np.abs(np.asarray(leaf, np.float64)).sum() for leaf in jax.tree.leaves(state.params))
+    assert total == pytest.approx(ABSOLUTE_SUM, rel=1e-4)
+    assert summary["test_loss"] == pytest.approx(TEST_LOSS, rel=1e-3)

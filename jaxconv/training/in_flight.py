@@ -2,6 +2,7 @@
 
 import collections
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import numpy as np
@@ -26,11 +27,11 @@ class StepsInFlight:
 
     def __init__(self, limit: int):
         self._limit = limit
-        self._running: collections.deque[tuple[int, Sums]] = collections.deque()
+        self._running: collections.deque[tuple[int, Any]] = collections.deque()
 
     def is_idle(self) -> bool:
         """Return whether the device has nothing left to do."""
-        return all(leaf.is_ready() for _, sums in self._running for leaf in jax.tree.leaves(sums))
+        return all(sums.loss.is_ready() for _, sums in self._running)
 
     def add(self, step: int, sums: Sums) -> None:
         """Note that the steps up to number `step` were started; `sums` is their result."""
