@@ -1,11 +1,11 @@
-"""A picture of what the net will see: training images, and what config.augment makes of them epoch by epoch."""
+"""--mode=preview: a picture of training images, and of their augmentation in the first epochs."""
 
 import pathlib
 
 import numpy as np
 from jaxtyping import UInt8
 
-from jaxconv.config import Config
+from jaxconv.config import Config, validate
 from jaxconv.data import augment, pipeline, sources
 from jaxconv.data.tensorflow import import_tensorflow
 from jaxconv.errors import ConfigError
@@ -15,14 +15,15 @@ EXAMPLES, EPOCHS = 16, 8
 
 
 def preview(config: Config, workdir: pathlib.Path) -> pathlib.Path:
-    """Draw the first training examples as they are, and as the first epochs of a run will show them.
+    """Draw the first training examples, as they are and as the first epochs of a run augment them.
 
     Returns:
         The path of the picture, figures/preview.png in `workdir`.
 
     Raises:
-        UserError: the images cannot be had or drawn, or the picture cannot be written.
+        UserError: the images cannot be loaded or drawn, or the picture cannot be written.
     """
+    validate(config)
     train = sources.open_source(config.data).load(config.data.train)
     augment.check(config.augment, train.images.shape[1:])
     if train.images.ndim != 4 or train.images.shape[-1] not in (1, 3):
@@ -38,7 +39,7 @@ def preview(config: Config, workdir: pathlib.Path) -> pathlib.Path:
 
 
 def rows(train: sources.Examples, config: Config) -> UInt8[np.ndarray, "examples 1+epochs height width channels"]:
-    """Each of the first examples, and as each of the first epochs will show it."""
+    """Return each of the first examples, followed by its augmentations in the first epochs."""
     tf = import_tensorflow()
     originals = train.images[:EXAMPLES]
     transform = augment.transformer(config.augment, pipeline.fit_normalizer(train).mean)

@@ -132,13 +132,14 @@ def _fit(
     batches = _batches(setup, start)
     in_flight = StepsInFlight(experiment.steps_that_overlap(setup.mesh))
     versions, first = _versions(setup), True
-    # The checkpoint decides: history and events are written anew from it.
+    # The checkpoint decides: history and events are rewritten from it.
     files.write_history(workdir, history)
     with (
         files.open_events(workdir, history) as events,
         console.Bar(config.num_epochs, per_epoch) as bar,
         interrupt.deferred() as interrupted,
     ):
+        clock.go_on()
         for begin, step in chunks(start, setup.last_step, _CHUNK, every=(per_epoch, every)):
             if begin % per_epoch == 0:
                 clock.begin_epoch()

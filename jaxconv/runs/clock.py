@@ -26,6 +26,10 @@ class Clock:
         self._epoch_began, self._epoch_seconds_before = time.monotonic(), seconds_before
         self._waited, self._ended = 0.0, 0.0
 
+    def go_on(self) -> None:
+        """Time the current epoch from now on: what came between `resume` and this is no part of it."""
+        self.begin_epoch(self._epoch_seconds_before)
+
     def end_epoch(self) -> None:
         """Stop to time the epoch."""
         self._ended = time.monotonic()

@@ -83,10 +83,10 @@ def test_stock_has_no_form_of_ours():
 def loss():
     """A loss of a small net, of stock operations, as a function of the parameters, and the parameters."""
     config = default_config()
-    config.model.name, config.model.filters, config.model.dense = "cifar_deep", ((2,), (3,)), (4,)
+    config.model.name, config.model.filters, config.model.dense = "cifar_deep", ((2,),), (3,)
     config.model.activation = "tanh"
     model = create_model(config.model, 3)
-    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 8, 8, 1)), jnp.float32)
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 4, 4, 1)), jnp.float32)
     params = model.init(jax.random.key(0), x, train=False)["params"]
     flat, unflatten = jax.flatten_util.ravel_pytree(params)
 
