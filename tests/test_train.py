@@ -38,10 +38,10 @@ def test_a_pipeline_that_cannot_keep_up_is_named_once_with_the_figure(tiny, tmp_
 
 
 PINNED = {
-    ("AMD EPYC (family 25, model 17)", "0.10.2"): "c680d73cf05f0acee2245ae110a0a418a6db6a854e99c7ecfeaf7486aef64f7d"
+    ("AMD EPYC (family 25, model 17)", "0.10.2"): "ec4563db9e00f624f6e457931968e6c6c9b29c39bc8eac692b9a856a2a851f4b"
 }
 """params_sha256 of the run below, by processor and jaxlib. A change of this digest changes the result of every run."""
-ABSOLUTE_SUM, TEST_LOSS = 224.67497558741888, 2.3177862548828125
+ABSOLUTE_SUM, TEST_LOSS = 224.44196212367387, 2.3151531982421876
 
 
 def test_a_run_ends_in_the_parameters_that_it_always_had(tiny, tmp_path):

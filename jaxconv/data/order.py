@@ -6,8 +6,8 @@ This module imports neither TensorFlow nor JAX, so that every input pipeline can
 import numpy as np
 from jaxtyping import Int32, UInt64
 
-ORDER, AUGMENTATION = range(2)
-"""Purposes of `random_words`. Do not renumber them: each number selects a stream."""
+ORDER, AUGMENTATION = 0, 1
+"""Purposes of `random_words`: each number selects a stream. AUGMENTATION is the first of as many as there are draws."""
 
 
 def random_words(count: int, seed: int, epoch: int, purpose: int) -> UInt64[np.ndarray, " count"]:
@@ -20,7 +20,7 @@ def random_words(count: int, seed: int, epoch: int, purpose: int) -> UInt64[np.n
         count: the number of words.
         seed: the seed, at least 0 and below 2**64.
         epoch: the epoch, at least 0 and below 2**64.
-        purpose: `ORDER` or `AUGMENTATION`.
+        purpose: `ORDER`, or `AUGMENTATION` and the numbers above it.
 
     Returns:
         uint64 (count,). A larger count appends words and keeps the first ones.

@@ -15,10 +15,18 @@ EPOCHS = st.integers(0, 10**6)
 
 def test_known_values():
     numbers = draws(2, seed=0, epoch=0)
-    assert (numbers[0, :4] * 2**24).tolist() == [5740874, 9672307, 1453779, 10662453]
-    assert (numbers[1, -2:] * 2**24).tolist() == [3693277, 1425182]
+    assert (numbers[0, :4] * 2**24).tolist() == [5740874, 14557822, 5013379, 14565988]
+    assert (numbers[1, -2:] * 2**24).tolist() == [5306664, 4074830]
     assert DRAWS[:4] == ("rotation", "shear", "rescaling", "zoom_x")
     assert DRAWS[-2:] == ("cutout_x", "cutout_y")
+
+
+def test_a_new_name_at_the_end_changes_no_number_of_the_others(monkeypatch):
+    before = draws(5, 3, 4)
+    monkeypatch.setattr(sys.modules[draws.__module__], "DRAWS", (*DRAWS, "more"))
+    after = draws(5, 3, 4)
+    np.testing.assert_array_equal(after[:, : len(DRAWS)], before)
+    assert after.shape == (5, len(DRAWS) + 1)
 
 
 @given(m=st.integers(0, 60), n=st.integers(0, 60), seed=SEEDS, epoch=EPOCHS)
