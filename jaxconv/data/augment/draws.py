@@ -8,7 +8,7 @@ from jaxtyping import Float32
 
 from jaxconv.data.order import AUGMENTATION, random_words
 
-# Each name has a random stream of its own, by its place: append new names at the end, and the others keep their numbers.
+# Each name has a random stream of its own, by its place. Append new names at the end: the others keep their numbers.
 DRAWS: tuple[str, ...] = (
     "rotation",
     "shear",
