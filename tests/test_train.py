@@ -1,6 +1,7 @@
 """What a run says of its input pipeline, and what it always ends in."""
 
 import json
+import shutil
 import time
 
 import jax
@@ -59,3 +60,15 @@ def test_a_run_ends_in_the_parameters_that_it_always_had(tiny, tmp_path):
     total = sum(np.abs(np.asarray(leaf, np.float64)).sum() for leaf in jax.tree.leaves(state.params))
     assert total == pytest.approx(ABSOLUTE_SUM, rel=1e-4)
     assert summary["test_loss"] == pytest.approx(TEST_LOSS, rel=1e-3)
+
+
+def test_what_auto_meant_is_kept_on_resume(tiny, tmp_path):
+    tiny.ops, tiny.checkpoint_every_steps = "xla", 8
+    whole = train(tiny, tmp_path / "run")
+    assert whole["config"]["ops"] == "xla"
+    (tmp_path / "run" / "summary.json").unlink()
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "22")
+    tiny.ops = "auto"
+    again = train(tiny, tmp_path / "run")
+    assert (again["config"]["ops"], again["params_sha256"]) == ("xla", whole["params_sha256"])
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["ops"] == "xla"

@@ -11,7 +11,7 @@ _ROOT = pathlib.Path("/")
 
 
 def cores(root: pathlib.Path = _ROOT) -> int:
-    """The cores that this process may use: those it is tied to, or fewer under a quota of CPU time.
+    """Return the number of cores that this process may use: its CPU affinity, or fewer under a quota of CPU time.
 
     Args:
         root: where /proc and /sys are found; another one in tests.
@@ -27,7 +27,7 @@ def cores(root: pathlib.Path = _ROOT) -> int:
 
 
 def free_memory(root: pathlib.Path = _ROOT) -> int:
-    """Bytes of memory that this process may still take, what the system can give back of its caches included.
+    """Return the bytes of memory that this process may still allocate. Caches that the system can drop count as free.
 
     Args:
         root: where /proc and /sys are found; another one in tests.
@@ -47,12 +47,12 @@ def free_memory(root: pathlib.Path = _ROOT) -> int:
 
 
 def gigabytes(count: int) -> str:
-    """A number of bytes for people."""
+    """Format a number of bytes in gigabytes."""
     return f"{count / 1e9:,.3g} GB" if count < 1e12 else f"{count / 1e9:,.0f} GB"
 
 
 def _groups(controller: str, root: pathlib.Path) -> Iterator[pathlib.Path]:
-    """The directories of the control group of this process and of those above it, in version 2 or 1 of cgroups."""
+    """Yield the directories of this process's control group and of its parents, for version 1 and 2 of cgroups."""
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()
     except OSError:  # no Linux
@@ -70,7 +70,7 @@ def _groups(controller: str, root: pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 def _words(path: pathlib.Path) -> list[str]:
-    """The words of a file; none where it cannot be read."""
+    """Return the words of a file, or none if it cannot be read."""
     try:
         return path.read_text().split()
     except OSError:

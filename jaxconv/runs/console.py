@@ -1,4 +1,4 @@
-"""What a person sees of a run: on a terminal a table and a bar, elsewhere plain lines, all on stderr."""
+"""What a run prints, all to stderr: a table and a bar on a terminal, plain lines elsewhere."""
 
 import time
 from typing import Any
@@ -20,12 +20,12 @@ console = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def say(line: str) -> None:
-    """One plain line."""
+    """Print one line."""
     console.print(line, markup=False)
 
 
 def print_model(name: str, model: nn.Module, image_shape: tuple[int, ...]) -> None:
-    """The table of a model's layers that have parameters, with the shape of their output for one image."""
+    """Print a table of the layers that have parameters, with the shape of their output for one image."""
     layers = []
 
     def forward(image: jax.Array) -> Any:
@@ -89,7 +89,7 @@ class Bar:
 
 
 def print_epoch(record: dict[str, Any], num_epochs: int, steps: int) -> None:
-    """The line of a finished epoch, in the lecture's form; `steps` is what its seconds were spent on."""
+    """Print the line of a finished epoch, in the lecture's form. `steps` is the number of steps in it."""
     per_step = 1000 * record["seconds"] / steps
     say(
         f"Epoch {record['epoch']:>{len(str(num_epochs))}}/{num_epochs} - {record['seconds']:.0f}s {per_step:.1f}ms/step"

@@ -1,4 +1,4 @@
-"""Whether a net and a batch fit into memory, by their shapes alone: before anything is made or compiled."""
+"""Check by shapes alone that a net and a batch fit into memory, before anything is allocated or compiled."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +16,7 @@ from jaxconv.training.state import TrainState
 def check_net(
     model: nn.Module, create: Callable[[], TrainState], image_shape: tuple[int, ...], batch_size: int, mesh: Mesh
 ) -> None:
-    """See that a step of training fits: a lower bound, with each layer's output kept for the gradient.
+    """Check that a step of training fits, by a lower bound that counts each layer's output once.
 
     Args:
         model: the net.
@@ -59,6 +59,6 @@ def _bytes(tree: Any) -> int:
 
 
 def _free_on(device: Any) -> int:
-    """Bytes that are free on an accelerator; without a limit where it does not say."""
+    """Return the free bytes of an accelerator; practically no limit if it does not report them."""
     stats = device.memory_stats() or {}
     return stats.get("bytes_limit", 1 << 62) - stats.get("bytes_in_use", 0)

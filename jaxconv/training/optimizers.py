@@ -12,7 +12,7 @@ OPTIMIZERS = {
     "rmsprop": lambda config: optax.scale_by_rms(decay=0.9, eps=1e-7),
     "sgd": lambda config: optax.trace(config.momentum, nesterov=True),
 }
-"""The update before weight decay and learning rate; constants as in Keras where it has them."""
+"""The update before weight decay and learning rate. Constants are those of Keras."""
 
 SCHEDULES = {
     "constant": lambda rate, steps: optax.constant_schedule(rate),
@@ -22,7 +22,7 @@ SCHEDULES = {
 
 
 def create_schedule(config: Config, *, num_epochs: int, steps_per_epoch: int) -> optax.Schedule:
-    """The learning rate as a function of the step: linear warm-up, then config.schedule to the last step.
+    """Create the learning rate as a function of the step: linear warm-up, then config.schedule to the last step.
 
     A warm-up longer than the run ends with it, below config.learning_rate.
 
@@ -39,7 +39,7 @@ def create_schedule(config: Config, *, num_epochs: int, steps_per_epoch: int) ->
 
 
 def create_optimizer(config: Config, schedule: optax.Schedule) -> optax.GradientTransformation:
-    """The optimizer, with decoupled weight decay (arXiv:1711.05101) on kernels and not on biases.
+    """Create the optimizer, with decoupled weight decay (arXiv:1711.05101) on kernels and not on biases.
 
     Raises:
         ConfigError: the optimizer is not known.
