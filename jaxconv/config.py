@@ -93,7 +93,7 @@ FIELDS: dict[str, Field] = {
     "ops": Field(
         "auto",
         'forms of the operations of the net: "auto" the fastest of the platform, "stock" JAX\'s own (which jvp, '
-        'hessian, vmap and grad of grad need), "xla" or "onednn" those for a CPU',
+        'hessian and grad of grad need), "xla" or "onednn" those for a CPU',
         _one_of("auto", "stock", "xla", "onednn"),
     ),
     "checkpoint_every_steps": Field(
