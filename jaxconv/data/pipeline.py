@@ -112,18 +112,21 @@ def train_batches(
     batches = batches.skip(start_step % steps).take(end_step - start_step)
     iterator = _gather(examples, normalizer, batches, augmentation)
 
-    def feed() -> Iterator[dict[str, np.ndarray]]:
-        # The queue holds the numbers of the next epoch when an epoch starts, so tf.data prefetches across the border.
-        numbers = _one_ahead(random_numbers, epochs)
-        for of_epoch in itertools.islice(numbers, 2):
-            queue.enqueue(of_epoch)
-        for step, batch in enumerate(iterator, start_step):
-            if step % steps == 0 and step > start_step:
-                for of_epoch in itertools.islice(numbers, 1):
-                    queue.enqueue(of_epoch)
-            yield batch
+    # The queue holds the numbers of the next epoch when an epoch starts, so tf.data prefetches across the border.
+    numbers = _one_ahead(random_numbers, epochs)
 
-    return feed()
+    def enqueue(count: int) -> None:
+        for of_epoch in itertools.islice(numbers, count):
+            queue.enqueue(of_epoch)
+
+    def feed(step: int, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        if step % steps == 0 and step > start_step:
+            enqueue(1)
+        return batch
+
+    enqueue(2)
+    # No generator: it would drop the iterator of tf.data, which may take a while, when the last batch is asked for.
+    return itertools.starmap(feed, enumerate(iterator, start_step))
 
 
 def _one_ahead(function: Callable[[int], Any], arguments: Iterable[int]) -> Iterator[Any]:
