@@ -38,10 +38,10 @@ def test_a_pipeline_that_cannot_keep_up_is_named_once_with_the_figure(tiny, tmp_
     assert f"waited for data {history[0]['data_wait']:.0%} of epoch 1" in said[0]
 
 
-PINNED = {
-    ("AMD EPYC (family 25, model 17)", "0.10.2"): "ec4563db9e00f624f6e457931968e6c6c9b29c39bc8eac692b9a856a2a851f4b"
-}
-"""params_sha256 of the run below, by processor and jaxlib. A change of this digest changes the result of every run."""
+PINNED = "ec4563db9e00f624f6e457931968e6c6c9b29c39bc8eac692b9a856a2a851f4b"
+"""params_sha256 of the run below with jaxlib 0.10.2. A change of this digest changes the result of every run."""
+PINNED_ON = {"AMD EPYC (family 25, model 17)", "Intel(R) Xeon(R) Processor (family 6, model 167)"}
+"""The processors that it was seen on. Others may round differently."""
 ABSOLUTE_SUM, TEST_LOSS = 224.44196212367387, 2.3151531982421876
 
 
@@ -51,9 +51,9 @@ def test_a_run_ends_in_the_parameters_that_it_always_had(tiny, tmp_path):
     tiny.model.filters, tiny.batch_size = ((4,), (6,)), 32
     tiny.augment.rotation, tiny.augment.horizontal_flip = 10.0, True
     summary = train(tiny, tmp_path / "run")
-    here = summary["versions"]["processor"], summary["versions"]["jaxlib"]
-    if here in PINNED and summary["config"]["ops"] == "onednn":
-        assert summary["params_sha256"] == PINNED[here]
+    versions = summary["versions"]
+    if versions["processor"] in PINNED_ON and versions["jaxlib"] == "0.10.2" and summary["config"]["ops"] == "onednn":
+        assert summary["params_sha256"] == PINNED
     # Elsewhere the kernels differ, and the result agrees to rounding.
     setup = experiment.set_up(experiment.resolve(tiny))
     state, _ = checkpoint.restore(tmp_path / "run", summary["steps"], setup.state, replicated(setup.mesh))
