@@ -98,11 +98,15 @@ def run_ours(net: str, examples: int, batch_size: int, env: dict[str, str], augm
         return result
 
 
-def main(argv: list[str]) -> None:
-    """Measure, print and write."""
-    net, examples, batch_size = _NET.value, _EXAMPLES.value, _BATCH_SIZE.value
+def measure(net: str, examples: int, batch_size: int) -> tuple[dict[str, list[Any]], float | None, bool]:
+    """Run every contestant in turn.
+
+    Returns:
+        The outcomes of each, round by round; the seconds to the first step of a cold start of ours, None if it did not
+        end; and whether Ctrl-C came first. The outcomes are then those of the rounds that were whole.
+    """
     runs: dict[str, list[Any]] = {name: [] for name in ("jaxconv", "augmented", "step alone", *_PEERS.value)}
-    cold, interrupted = None, False
+    cold = None
     try:
         with tempfile.TemporaryDirectory() as cache, interleave.progress() as say:
             say("jaxconv: a cold start")
@@ -118,10 +122,16 @@ def main(argv: list[str]) -> None:
                     else:
                         command = ["-m", "benchmarks.epochs", name, net, str(examples), str(EPOCHS), str(batch_size)]
                         runs[name].append(run(command, env))
-    except KeyboardInterrupt:  # what is whole is kept
-        interrupted, whole = True, min(map(len, runs.values()))
-        runs = {name: outcomes[:whole] for name, outcomes in runs.items() if whole}
+    except KeyboardInterrupt:
+        whole = min(map(len, runs.values()))
+        return {name: outcomes[:whole] for name, outcomes in runs.items() if whole}, cold, True
+    return runs, cold, False
 
+
+def main(argv: list[str]) -> None:
+    """Measure, print and write."""
+    net, examples, batch_size = _NET.value, _EXAMPLES.value, _BATCH_SIZE.value
+    runs, cold, interrupted = measure(net, examples, batch_size)
     rows, result = [], {}
     for name, outcomes in runs.items():
         if None in outcomes:

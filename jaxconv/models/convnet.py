@@ -102,11 +102,7 @@ class ConvNet(nn.Module):
             x = convolve(x, stage[-1])
             x = x if pools_first else activation(x)
             if min(x.shape[1:-1]) < self.pool_size:
-                raise ConfigError(
-                    f"Stage {number} of config.model leaves nothing of its {' x '.join(map(str, before))} input: "
-                    "use fewer stages in config.model.filters, smaller config.model.strides or pool_size, "
-                    "or config.model.padding='same'."
-                )
+                raise _leaves_nothing(number, before)
             x = pool(x)
             x = activation(x) if pools_first else x
             x = drop(x, self.dropout)
@@ -116,3 +112,11 @@ class ConvNet(nn.Module):
             x = activation(Dense(units, self.kernels)(x))
             x = drop(x, self.dense_dropout)
         return Dense(self.num_classes, self.kernels, name="logits")(x)
+
+
+def _leaves_nothing(stage: int, size: Sequence[int]) -> ConfigError:
+    return ConfigError(
+        f"Stage {stage} of config.model leaves nothing of its {' x '.join(map(str, size))} input: "
+        "use fewer stages in config.model.filters, smaller config.model.strides or pool_size, "
+        "or config.model.padding='same'."
+    )
