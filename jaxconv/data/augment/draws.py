@@ -26,6 +26,7 @@ DRAWS: tuple[str, ...] = (
     "contrast",
     "cutout_x",
     "cutout_y",
+    "noise",
 )
 """The names of the columns of `draws`."""
 

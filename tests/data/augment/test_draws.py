@@ -16,9 +16,9 @@ EPOCHS = st.integers(0, 10**6)
 def test_known_values():
     numbers = draws(2, seed=0, epoch=0)
     assert (numbers[0, :4] * 2**24).tolist() == [5740874, 14557822, 5013379, 14565988]
-    assert (numbers[1, -2:] * 2**24).tolist() == [5306664, 4074830]
+    assert (numbers[1, 14:16] * 2**24).tolist() == [5306664, 4074830]
     assert DRAWS[:4] == ("rotation", "shear", "rescaling", "zoom_x")
-    assert DRAWS[-2:] == ("cutout_x", "cutout_y")
+    assert DRAWS[14:] == ("cutout_x", "cutout_y", "noise")
 
 
 def test_a_new_name_at_the_end_changes_no_number_of_the_others(monkeypatch):

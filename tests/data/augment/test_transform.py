@@ -1,141 +1,35 @@
-"""Each transformation against Keras and SciPy, and augmented batches as a function of (seed, example, epoch)."""
+"""The other transformations against Keras, TensorFlow and NumPy; parameters; batches by (seed, example, epoch)."""
 
-import functools
+import re
 
 import numpy as np
 import pytest
-import scipy.ndimage
 import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras.src.legacy.preprocessing import image as keras_image
 
-from jaxconv.config import default_config
 from jaxconv.data import augment
+from jaxconv.data.examples import Examples
 from jaxconv.data.pipeline import Normalizer, steps_per_epoch, train_batches
-from jaxconv.data.sources import Examples
 from jaxconv.errors import ConfigError
-
-IDENTITY = {
-    "rotation": 0.0,
-    "shear": 0.0,
-    "zoom_x": 1.0,
-    "zoom_y": 1.0,
-    "shift_x": 0.0,
-    "shift_y": 0.0,
-    "flip_x": 1.0,
-    "flip_y": 1.0,
-}
-SCIPY_MODES = {"nearest": "nearest", "reflect": "reflect", "constant": "grid-constant"}
+from tests.data.augment.common import IDENTITY, MEAN, SHAPES, config_of, photo, transform
 
 
-def config_of(**fields):
-    config = default_config().augment
-    config.update(fields)
-    return config
-
-
-@functools.cache  # compiled once for all examples of a test
-def transformer(**fields):
-    return augment.transformer(config_of(**fields), mean=[1.0, 2.0, 3.0])
-
-
-def photo(n=2, shape=(12, 12, 3), seed=0):
-    """Images of smooth noise, float32, of 0 to 255."""
-    noise = np.random.default_rng(seed).uniform(0, 255, (n, *shape))
-    return scipy.ndimage.gaussian_filter(noise, (0, 1, 1, 0)).astype(np.float32)
-
-
-def transform(images, fill="nearest", **params):
-    params = {key: tf.constant([value] * len(images), tf.float32) for key, value in params.items()}
-    return transformer(fill=fill)(tf.constant(images), params).numpy()
-
-
-@pytest.mark.filterwarnings("ignore:Please import `affine_transform`:DeprecationWarning")  # of Keras' own import
-@settings(max_examples=20, deadline=None)
-@given(
-    rotation=st.floats(-180, 180),
-    shear=st.floats(-45, 45),
-    zoom_x=st.floats(0.6, 1.6),
-    zoom_y=st.floats(0.6, 1.6),
-    shift_x=st.floats(-5, 5),
-    shift_y=st.floats(-5, 5),
-    fill=st.sampled_from(["nearest", "reflect"]),
-)
-def test_geometry_equals_keras(rotation, shear, zoom_x, zoom_y, shift_x, shift_y, fill):
-    images = photo()
-    ours = transform(
-        images,
-        fill,
-        **IDENTITY
-        | {
-            "rotation": rotation,
-            "shear": shear,
-            "zoom_x": zoom_x,
-            "zoom_y": zoom_y,
-            "shift_x": shift_x,
-            "shift_y": shift_y,
-        },
-    )
-    for image, our in zip(images, ours, strict=True):
-        theirs = keras_image.apply_affine_transform(
-            image, rotation, shift_x, shift_y, shear, zoom_x, zoom_y, 0, 1, 2, fill_mode=fill
-        )
-        np.testing.assert_allclose(our, theirs, atol=0.05)
-
-
-@pytest.mark.parametrize("fill", augment.FILLS)
-@pytest.mark.parametrize("shape", [(9, 14, 2), (14, 9, 1)])
-def test_geometry_equals_scipy_on_images_that_are_not_square(shape, fill):
-    images = photo(1, shape)
-    ours = transform(images, fill, **IDENTITY | {"rotation": 30.0, "zoom_x": 1.2, "shift_y": 2.5})
-    cos, sin = np.cos(np.pi / 6), np.sin(np.pi / 6)
-    # In SciPy's order, rows first.
-    matrix = np.array([[cos, sin], [-sin, cos]]) @ np.diag([1.0, 1.2])
-    middle = (np.array(shape[:2]) - 1) / 2
-    offset = middle - matrix @ middle + np.array([[cos, sin], [-sin, cos]]) @ [2.5, 0.0]
-    for channel in range(shape[-1]):
-        theirs = scipy.ndimage.affine_transform(
-            images[0, ..., channel], matrix, offset, order=1, mode=SCIPY_MODES[fill], cval=0.0
-        )
-        np.testing.assert_allclose(ours[0, ..., channel], theirs, atol=0.05)
-
-
-@pytest.mark.parametrize("fill", augment.FILLS)
-def test_geometry_equals_tensorflow(fill):
-    images = photo(1, (10, 13, 3))
-    ours = transform(images, fill, **IDENTITY | {"rotation": 90.0, "zoom_x": 0.7, "zoom_y": 1.3})
-    # By 90 degrees about (6, 4.5), after the zoom: x <- 6 - 1.3 (y - 4.5) and y <- 4.5 + 0.7 (x - 6).
-    matrix = [[0.0, -1.3, 6 + 1.3 * 4.5, 0.7, 0.0, 4.5 - 0.7 * 6, 0.0, 0.0]]
-    theirs = tf.raw_ops.ImageProjectiveTransformV3(
-        images=images,
-        transforms=matrix,
-        output_shape=[10, 13],
-        fill_value=0.0,
-        interpolation="BILINEAR",
-        fill_mode=fill.upper(),
-    )
-    np.testing.assert_allclose(ours, theirs, atol=0.01)
-
-
-@pytest.mark.parametrize("fill", augment.FILLS)
-@pytest.mark.parametrize(("x", "y"), [(0, 0), (3, 0), (0, -2), (-4, 5)])
-@pytest.mark.parametrize(("flip_x", "flip_y"), [(1, 1), (-1, 1), (1, -1), (-1, -1)])
-def test_flips_and_shifts_by_whole_pixels_are_exact(fill, x, y, flip_x, flip_y):
-    images = photo(shape=(11, 8, 3))
-    ours = transform(images, fill, **IDENTITY | {"shift_x": x, "shift_y": y, "flip_x": flip_x, "flip_y": flip_y})
-    modes = {"nearest": "edge", "reflect": "symmetric", "constant": "constant"}
-    padded = np.pad(images, [(0, 0), (5, 5), (5, 5), (0, 0)], modes[fill])
-    theirs = padded[:, 5 + y : 16 + y, 5 + x : 13 + x]
-    np.testing.assert_array_equal(ours, theirs[:, ::flip_y, ::flip_x])
-
-
+@pytest.mark.parametrize("kind", SHAPES)
 @pytest.mark.parametrize("intensity", [-40.0, 15.0])
-def test_channel_shift_equals_keras(intensity):
-    images = photo()
+def test_channel_shift_equals_keras(intensity, kind):
+    images = photo(shape=SHAPES[kind])
     ours = transform(images, channel_shift=intensity)
-    for image, our in zip(images, ours, strict=True):
-        np.testing.assert_allclose(our, keras_image.apply_channel_shift(image, intensity, 2), rtol=1e-6)
+    for image, our in zip(images, ours, strict=True):  # the range to which it clips is that of the whole clip
+        theirs = keras_image.apply_channel_shift(image, intensity, image.ndim - 1)
+        np.testing.assert_allclose(our, theirs, rtol=1e-6)
+
+
+def test_channel_shift_is_in_the_unit_of_the_data():
+    signals = photo(shape=SHAPES["signal"]) / 1000 - 5
+    ours = transform(signals, channel_shift=0.01)
+    np.testing.assert_allclose(ours, np.minimum(signals + 0.01, signals.max((1, 2), keepdims=True)), rtol=1e-6)
 
 
 @pytest.mark.parametrize("factor", [0.5, 1.0, 1.7])
@@ -147,22 +41,26 @@ def test_brightness_equals_keras(factor):
         np.testing.assert_allclose(our, theirs, atol=1.01)  # theirs goes through bytes
 
 
+@pytest.mark.parametrize("kind", SHAPES)
 @pytest.mark.parametrize("factor", [0.4, 1.0, 1.9])
-def test_contrast_equals_tensorflow(factor):
-    images = photo()
-    theirs = np.clip(tf.image.adjust_contrast(images, factor), 0, 255)
+def test_contrast_equals_tensorflow(factor, kind):
+    images = photo(shape=SHAPES[kind])
+    as_images = images.reshape(2, -1, 1, 3)  # the middle is that of the whole clip
+    theirs = np.clip(tf.image.adjust_contrast(as_images, factor), 0, 255).reshape(images.shape)
     np.testing.assert_allclose(transform(images, contrast=factor), theirs, atol=1e-3)
 
 
+@pytest.mark.parametrize("kind", SHAPES)
 @pytest.mark.parametrize(("x", "y"), [(0, 0), (5, 7), (11, 3)])
 @pytest.mark.parametrize("side", [1, 4, 5])
-def test_cutout_leaves_the_mean_in_a_square(x, y, side):
-    images = photo()
-    params = {"cutout_x": tf.constant([x, x], tf.float32), "cutout_y": tf.constant([y, y], tf.float32)}
-    ours = transformer(cutout=side)(tf.constant(images), params).numpy()
+def test_cutout_leaves_the_mean_in_a_square(x, y, side, kind):
+    images = photo(shape=SHAPES[kind])
+    y = 0 if kind == "signal" else y
+    ours = transform(images, {"cutout": side}, cutout_x=x, cutout_y=y)
     theirs = images.copy()
-    top, left = y - side // 2, x - side // 2
-    theirs[:, max(top, 0) : top + side, max(left, 0) : left + side] = [1, 2, 3]
+    top, left = max(y - side // 2, 0), max(x - side // 2, 0)
+    bottom, right = y - side // 2 + side, x - side // 2 + side
+    theirs[(..., *([] if kind == "signal" else [slice(top, bottom)]), slice(left, right), slice(None))] = MEAN
     np.testing.assert_array_equal(ours, theirs)
 
 
@@ -181,8 +79,10 @@ ALL = {
     "channel_shift": 20.0,
     "brightness": 0.2,
     "contrast": 0.3,
+    "noise": 0.1,
     "cutout": 3,
 }
+FOR_SIGNALS = ALL.keys() - {"rotation", "shear", "height_shift", "vertical_flip"}
 
 
 def images_of(n, batch_size, seed=0, start_step=0, epochs=2, **fields):
@@ -222,7 +122,7 @@ def test_an_image_is_a_function_of_seed_example_and_epoch(data, n, seed):
 def test_parameters_fill_their_range(field):
     value = ALL[field]
     draws = augment.draws(4000, 0, 0)
-    params = {k: v.numpy() for k, v in augment.parameters(draws, config_of(**{field: value}), 20, 40).items()}
+    params = {k: v.numpy() for k, v in augment.parameters(draws, config_of(**{field: value}), (20, 40, 3)).items()}
     ranges = {
         "rotation": {"rotation": (-20, 20)},
         "width_shift": {"shift_x": (-4, 4)},
@@ -236,6 +136,7 @@ def test_parameters_fill_their_range(field):
         "channel_shift": {"channel_shift": (-20, 20)},
         "brightness": {"brightness": (0.8, 1.2)},
         "contrast": {"contrast": (0.7, 1.3)},
+        "noise": {"noise": (0, 1)},
         "cutout": {"cutout_x": (0, 39), "cutout_y": (0, 19)},
     }[field]
     for name, (lowest, highest) in ranges.items():
@@ -253,28 +154,61 @@ def test_parameters_fill_their_range(field):
 
 def test_turning_one_on_leaves_the_draws_of_the_others():
     draws = augment.draws(100, 0, 0)
-    alone = augment.parameters(draws, config_of(rotation=20.0), 8, 8)
-    together = augment.parameters(draws, config_of(**ALL), 8, 8)
+    alone = augment.parameters(draws, config_of(rotation=20.0), (8, 8, 3))
+    together = augment.parameters(draws, config_of(**ALL), (8, 8, 3))
     np.testing.assert_array_equal(alone["rotation"], together["rotation"])
 
 
+def test_the_parameters_of_signals_are_those_of_the_width():
+    draws, config = augment.draws(100, 0, 0), config_of(**{field: ALL[field] for field in FOR_SIGNALS})
+    of_signals = augment.parameters(draws, config, (40, 3))
+    of_images = augment.parameters(draws, config, (20, 40, 3))
+    assert of_signals.keys() == of_images.keys()
+    for name, values in of_signals.items():
+        expected = np.zeros(100) if name in ("shift_y", "cutout_y") else of_images[name]
+        np.testing.assert_array_equal(values, expected)
+
+
 @pytest.mark.parametrize(
-    ("shape", "fields", "part"),
+    ("shape", "dtype", "fields", "sentence"),
     [
-        ((16, 1), {"rotation": 5.0}, "augment.rotation is for images of two dimensions"),
-        ((4, 4, 4, 1), {"horizontal_flip": True}, "augment.horizontal_flip is for images of two"),
-        ((8, 8, 3), {"crop_padding": 9}, "crop_padding=9 is larger than the images, 8 x 8"),
-        ((8, 9, 3), {"cutout": 20}, "cutout=20 is larger than the images, 8 x 9"),
-        ((8, 9, 3), {"fill": "mirror"}, "augment.fill='mirror' is not known"),
+        (
+            (16, 1),
+            "uint8",
+            {"rotation": 5.0, "vertical_flip": True, "horizontal_flip": True},
+            "config.augment.rotation is for images of two or three dimensions, and these have one: "
+            "turn config.augment.rotation and config.augment.vertical_flip off.",
+        ),
+        ((16, 1), "uint8", {"shear": 5.0}, "config.augment.shear is for images"),
+        ((16, 1), "uint8", {"height_shift": 0.1}, "config.augment.height_shift is for images"),
+        (
+            (8, 8, 3),
+            "float32",
+            {"brightness": 0.1, "contrast": 0.1},
+            "config.augment.brightness is for bytes, because it clips to 0 to 255, and the images are float32: "
+            "turn config.augment.brightness and config.augment.contrast off.",
+        ),
+        ((8, 8, 3), "uint8", {"crop_padding": 9}, "config.augment.crop_padding=9 is larger than the images, 8 x 8: "),
+        ((8, 9, 3), "uint8", {"cutout": 20}, "config.augment.cutout=20 is larger than the images, 8 x 9: make it"),
+        ((16, 3), "uint8", {"cutout": 17}, "config.augment.cutout=17 is larger than the signals, 16: make it smaller."),
+        ((4, 8, 9, 3), "uint8", {"cutout": 9}, "config.augment.cutout=9 is larger than the images, 8 x 9: make it"),
+        ((8, 9, 3), "uint8", {"fill": "mirror"}, "config.augment.fill='mirror' is not known"),
     ],
 )
-def test_what_does_not_suit_the_images_is_refused(shape, fields, part):
-    with pytest.raises(ConfigError, match=part):
-        augment.check(config_of(**fields), shape)
+def test_what_does_not_suit_the_images_is_refused(shape, dtype, fields, sentence):
+    with pytest.raises(ConfigError, match=f"^{re.escape(sentence)}"):
+        augment.check(config_of(**fields), shape, np.dtype(dtype))
 
 
-def test_off_is_off_for_any_shape():
-    config = config_of()
-    assert not augment.is_on(config)
-    augment.check(config, (16, 1))
+def test_what_suits_the_images_is_not_refused():
+    uint8, float32 = np.dtype("uint8"), np.dtype("float32")
+    augment.check(config_of(**ALL), (8, 9, 3), uint8)
+    augment.check(config_of(**ALL), (2, 8, 9, 3), uint8)
+    augment.check(config_of(**{field: ALL[field] for field in FOR_SIGNALS}), (16, 1), uint8)
+    augment.check(config_of(**ALL | {"brightness": 0.0, "contrast": 0.0}), (8, 9, 3), float32)
+    augment.check(config_of(cutout=16, crop_padding=16), (16, 1), float32)
+
+
+def test_off_is_off():
+    assert not augment.is_on(config_of())
     assert augment.is_on(config_of(horizontal_flip=True))
