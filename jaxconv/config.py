@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import traceback
+import types
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -30,19 +31,24 @@ class Field(NamedTuple):
     """A field of a config."""
 
     default: Any
-    """The default, or a type: the field is then optional, and its default is None."""
+    """The default, or a type such as `int` or `int | tuple`: the field is then optional, and its default is None."""
     meaning: str
     check: Check | None = None
 
     @property
     def is_optional(self) -> bool:
         """Whether the field may be None."""
-        return isinstance(self.default, type)
+        return isinstance(self.default, type | types.UnionType)
 
     @property
-    def type(self) -> type:
+    def type(self) -> Any:
         """The type of the values other than None."""
         return self.default if self.is_optional else type(self.default)
+
+    @property
+    def type_name(self) -> str:
+        """The name of the type, such as "int or tuple"."""
+        return " or ".join(part.__name__ for part in getattr(self.type, "__args__", (self.type,)))
 
     @property
     def initial(self) -> Any:
@@ -73,6 +79,10 @@ def _is_size(value: Any) -> bool:
 _A_SIZE = f"from 1 to {_MAX_SIZE}"
 _SIZE = Check(_is_size, _A_SIZE)
 _SIZES = Check(lambda value: all(map(_is_size, value)), f"a tuple of numbers {_A_SIZE}, such as (512,)")
+_SIZE_BY_DIMENSION = Check(
+    lambda value: _is_size(value) or (isinstance(value, tuple) and 1 <= len(value) <= 3 and all(map(_is_size, value))),
+    f"{_A_SIZE}, or a tuple of one such number for each dimension of the data, such as (3, 3)",
+)
 _STAGES = Check(
     lambda value: all(isinstance(stage, tuple) and stage and all(map(_is_size, stage)) for stage in value),
     f"a tuple of stages, each a tuple of numbers {_A_SIZE}, such as ((32, 32), (64, 64))",
@@ -106,7 +116,11 @@ FIELDS: dict[str, Field] = {
         "alpha of the Beta distribution of the share of a second image (arXiv:1710.09412); 0: no mixup",
         _NOT_NEGATIVE,
     ),
-    "data.name": Field("mnist", 'an image-classification set of TensorFlow Datasets, or "mnist_sample"'),
+    "data.name": Field(
+        "mnist",
+        "a set of TensorFlow Datasets of images, audio, video or arrays with one class each, or one that needs no "
+        'download: "mnist_sample", "mnist1d", "moving_digits" or "moving_digits_frame"',
+    ),
     "data.train": Field("train[:80%]", "split to train on"),
     "data.validation": Field("train[80%:]", "split to validate on after each epoch"),
     "data.test": Field("test", "split to test on once, at the end"),
@@ -117,7 +131,7 @@ FIELDS: dict[str, Field] = {
         _between(0, 180, " degrees"),
     ),
     "augment.width_shift": Field(
-        0.0, "shift left or right at random, by up to this fraction of the width", _between(0, 1)
+        0.0, "shift left or right at random, by up to this fraction of the width or length", _between(0, 1)
     ),
     "augment.height_shift": Field(
         0.0, "shift up or down at random, by up to this fraction of the height", _between(0, 1)
@@ -136,16 +150,28 @@ FIELDS: dict[str, Field] = {
     ),
     "augment.fill": Field("nearest", 'what lies beyond the edges: the "nearest" pixel, "reflect" or "constant" zeros'),
     "augment.channel_shift": Field(
-        0.0, "add a random number of up to this, either way, to all values of an image (0 to 255)", _between(0, 255)
+        0.0, "add a random number of up to this, either way, to all values of an image, in their unit", _between(0, 255)
     ),
     "augment.brightness": Field(
-        0.0, "multiply the values by a random factor from 1 - brightness to 1 + brightness", _between(0, 1)
+        0.0,
+        "multiply the values by a random factor from 1 - brightness to 1 + brightness; for bytes only",
+        _between(0, 1),
     ),
     "augment.contrast": Field(
-        0.0, "multiply the distance to the mean by a random factor from 1 - contrast to 1 + contrast", _between(0, 1)
+        0.0,
+        "multiply the distance to the mean by a random factor from 1 - contrast to 1 + contrast; for bytes only",
+        _between(0, 1),
+    ),
+    "augment.noise": Field(
+        0.0,
+        "add Gaussian noise to each value; its standard deviation is this share of the channel's over the training "
+        "split",
+        _between(0, 1),
     ),
     "augment.cutout": Field(
-        0, "replace a square of this many pixels a side, at a random place, by the mean", _between(0, _MAX_SIZE)
+        0,
+        "replace a square of this many pixels a side (of a signal, a stretch), at a random place, by the mean",
+        _between(0, _MAX_SIZE),
     ),
     "model.name": Field(
         "lenet",
@@ -153,12 +179,21 @@ FIELDS: dict[str, Field] = {
         "that are None their values",
     ),
     "model.filters": Field(tuple, "filters of each convolution, by stage", _STAGES),
-    "model.kernel_size": Field(int, "side of the kernel of each convolution", _SIZE),
-    "model.strides": Field(int, "stride of each convolution", _SIZE),
+    "model.kernel_size": Field(int | tuple, "size of the kernel of each convolution", _SIZE_BY_DIMENSION),
+    "model.strides": Field(int | tuple, "strides of each convolution", _SIZE_BY_DIMENSION),
     "model.padding": Field(str, 'padding of each convolution, "same" or "valid"'),
     "model.batch_norm": Field(bool, "normalise the output of each convolution over the batch (arXiv:1502.03167)"),
     "model.pooling": Field(str, 'pooling at the end of each stage, "max" or "average"'),
-    "model.pool_size": Field(int, "side and stride of the pooling window", _SIZE),
+    "model.pool_size": Field(int | tuple, "size of the pooling windows", _SIZE_BY_DIMENSION),
+    "model.pool_strides": Field(
+        int | tuple,
+        "strides of the pooling windows; None: model.pool_size, so that they do not overlap",
+        _SIZE_BY_DIMENSION,
+    ),
+    "model.pool_padding": Field(str, 'padding of each pooling, "same" or "valid"'),
+    "model.global_pooling": Field(
+        str, 'pooling over all positions before the dense layers, "max" or "average"; "none": flatten instead'
+    ),
     "model.dropout": Field(float, "share of the units to drop after each pooling", _below(1)),
     "model.dense": Field(tuple, "units of each hidden dense layer", _SIZES),
     "model.dense_dropout": Field(float, "share of the units to drop after each hidden dense layer", _below(1)),
@@ -206,7 +241,7 @@ def validate(config: Config) -> None:
         if value is None and field.is_optional:
             continue
         if not _has_type(value, field.type):
-            wanted = field.type.__name__ + (" or None" if field.is_optional else "")
+            wanted = field.type_name + (" or None" if field.is_optional else "")
             raise ConfigError(f"config.{key}={value!r} must be of type {wanted}.")
         if field.check and not field.check.test(value):
             raise ConfigError(f"config.{key}={value!r} must be {field.check.words}.")
@@ -218,7 +253,7 @@ def validate(config: Config) -> None:
         )
 
 
-def _has_type(value: Any, wanted: type) -> bool:
+def _has_type(value: Any, wanted: Any) -> bool:
     if isinstance(value, bool):  # which Python counts among the integers
         return wanted is bool
     return isinstance(value, int | float if wanted is float else wanted)
@@ -247,7 +282,7 @@ def not_a_field(key: str) -> str:
     if inside:
         return f"is a group of fields: set one of {', '.join(f'--config.{known}' for known in inside)}."
     near = difflib.get_close_matches(key, FIELDS, n=3, cutoff=0.5) or list(FIELDS)
-    described = ", ".join(f"config.{known} ({FIELDS[known].type.__name__})" for known in near)
+    described = ", ".join(f"config.{known} ({FIELDS[known].type_name})" for known in near)
     return f"is not a field of the config; the nearest are {described}."
 
 

@@ -63,7 +63,7 @@ def fields_help(width: int) -> str:
     """List the fields of a config for a terminal of `width` columns."""
     fields = [
         textwrap.fill(
-            f"{key} ({field.type.__name__}, {field.initial!r}): {field.meaning}",
+            f"{key} ({field.type_name}, {field.initial!r}): {field.meaning}",
             width=width,
             initial_indent="  ",
             subsequent_indent="      ",
@@ -83,7 +83,7 @@ def _define_overrides() -> None:
                 flags.ArgumentParser(),
                 name,
                 None,
-                f"{field.type.__name__}: {field.meaning}",
+                f"{field.type_name}: {field.meaning}",
                 serializer=flags.ArgumentSerializer(),
                 module_name=__name__,  # not the caller's, whose flags --help lists
                 boolean=field.type is bool,
@@ -98,7 +98,7 @@ def _override(config: Config, key: str, text: str) -> None:
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):  # all that literal_eval may raise
         raise ConfigError(
             f"--config.{key}={text} has a value of the wrong type: "
-            f"config.{key} is of type {wanted.__name__} ({flatten(config)[key]!r} in the config file)."
+            f"config.{key} is of type {FIELDS[key].type_name} ({flatten(config)[key]!r} in the config file)."
         ) from None
 
 
@@ -111,12 +111,18 @@ def _tuple(text: str) -> tuple[Any, ...]:
     raise ValueError
 
 
-_PARSERS: dict[type, Callable[[str], Any]] = {
+def _int_or_tuple(text: str) -> int | tuple[Any, ...]:
+    value = ast.literal_eval(text)
+    return value if isinstance(value, int) else _tuple(text)
+
+
+_PARSERS: dict[Any, Callable[[str], Any]] = {
     bool: flags.BooleanParser().parse,
     int: flags.IntegerParser().parse,
     float: flags.FloatParser().parse,
     str: str,
     tuple: _tuple,
+    int | tuple: _int_or_tuple,
 }
 
 

@@ -19,6 +19,7 @@ OF_ANOTHER_TYPE = {
     float: ["high", (0.5,), 1j],
     str: [1, False, ("a",)],
     tuple: ["(1,)", 1, {1, 2}],
+    int | tuple: [1.5, "3", True, np.int64(1), [3, 3]],
 }
 
 
@@ -50,7 +51,7 @@ def test_a_value_of_another_type_from_python(key, value):
     config.update_from_flattened_dict({key: value})
     with pytest.raises(ConfigError) as refusal:
         validate(config)
-    wanted = FIELDS[key].type.__name__ + (" or None" if FIELDS[key].is_optional else "")
+    wanted = FIELDS[key].type_name + (" or None" if FIELDS[key].is_optional else "")
     assert str(refusal.value) == f"config.{key}={value!r} must be of type {wanted}."
 
 
@@ -61,7 +62,7 @@ def test_none_is_for_optional_fields(key):
     if FIELDS[key].is_optional:
         validate(config)
     else:
-        with pytest.raises(ConfigError, match=f"config.{key}=None must be of type {FIELDS[key].type.__name__}."):
+        with pytest.raises(ConfigError, match=f"config.{key}=None must be of type {FIELDS[key].type_name}."):
             validate(config)
 
 

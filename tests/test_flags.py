@@ -72,7 +72,7 @@ def test_wrong_flags(parse, arguments, sentence):
     assert str(refusal.value).endswith((".", "?"))
 
 
-TEXT = {bool: "perhaps", int: "1.5", float: "high", tuple: "{1: 2}"}
+TEXT = {bool: "perhaps", int: "1.5", float: "high", tuple: "{1: 2}", int | tuple: "1.5"}
 
 
 @pytest.mark.parametrize("key", [key for key, field in FIELDS.items() if field.type is not str])
@@ -81,7 +81,7 @@ def test_no_field_takes_a_value_of_another_type(parse, key):
     with pytest.raises(ConfigError) as refusal:
         parse(f"--config={LENET}", f"--config.{key}={wrong}")
     assert str(refusal.value) == (
-        f"--config.{key}={wrong} has a value of the wrong type: config.{key} is of type {FIELDS[key].type.__name__} "
+        f"--config.{key}={wrong} has a value of the wrong type: config.{key} is of type {FIELDS[key].type_name} "
         f"({flatten(load(LENET))[key]!r} in the config file)."
     )
 
@@ -107,7 +107,7 @@ def test_help_of_a_narrow_terminal():
     text = fields_help(50)
     assert all(len(line) <= 50 for line in text.splitlines())
     for key, field in FIELDS.items():
-        entry = f"{key} ({field.type.__name__}, {field.initial!r}): {field.meaning}"
+        entry = f"{key} ({field.type_name}, {field.initial!r}): {field.meaning}"
         assert entry in " ".join(text.split())
 
 
@@ -132,4 +132,4 @@ def test_help_to_a_reader_that_has_seen_enough(unbuffered):
 def test_helpfull_lists_the_flag_of_each_field():
     process = launch("--helpfull")
     assert "--[no]config.model.batch_norm: bool: normalise" in process.stdout
-    assert all(f"config.{key}: {field.type.__name__}" in process.stdout for key, field in FIELDS.items())
+    assert all(f"config.{key}: {field.type_name}" in process.stdout for key, field in FIELDS.items())

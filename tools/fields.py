@@ -12,7 +12,7 @@ BEGIN = "<!-- made by: python -m tools.fields -->\n"
 def markdown_table() -> str:
     """List the fields in Markdown: key, type, default, meaning, and what the value must be."""
     lines = [
-        f"| `{key}` | {field.type.__name__} | `{field.initial!r}` | {field.meaning} | "
+        f"| `{key}` | {field.type_name} | `{field.initial!r}` | {field.meaning} | "
         f"{field.check.words if field.check else ''} |\n"
         for key, field in FIELDS.items()
     ]

@@ -1,14 +1,14 @@
 """The family of the lecture's nets: stages of convolutions and pooling, then dense layers."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import flax.linen as nn
 from jaxtyping import Array, Float
 
 from jaxconv.config import choose
 from jaxconv.errors import ConfigError
-from jaxconv.models.layers import BatchNorm, Conv, Dense
+from jaxconv.models.layers import BatchNorm, Conv, Dense, Flatten, GlobalPool, Pool
 from jaxconv.ops import dispatch
 
 ACTIVATIONS = {
@@ -22,28 +22,34 @@ ACTIVATIONS = {
 MONOTONE = {"relu", "elu", "tanh", "sigmoid"}
 """Activations that commute with the maximum: pooling first is the same function, on fewer elements."""
 POOLINGS = ("max", "average")
+GLOBAL_POOLINGS = ("none", *POOLINGS)
 PADDINGS = {"same": "SAME", "valid": "VALID"}
 
 
 class ConvNet(nn.Module):
     """Stages of [convolution, activation, ..., pooling, dropout], then dense layers (LeCun et al., 1998).
 
-    The input has 1 spatial dimension for audio and text, 2 for images, or 3 for video. Parameters start as in Keras:
-    Glorot-uniform kernels and zero biases.
+    The input has 1 spatial dimension for audio and text, 2 for images, or 3 for video. Sizes and strides are one number
+    for all spatial dimensions, or a tuple of one number for each. Parameters start as in Keras: Glorot-uniform kernels
+    and zero biases.
     """
 
     num_classes: int
     filters: Sequence[Sequence[int]] = ()
     """Filters of each convolution, by stage."""
-    kernel_size: int = 3
-    strides: int = 1
+    kernel_size: int | Sequence[int] = 3
+    strides: int | Sequence[int] = 1
     padding: str = "same"
-    """Padding of the convolutions. Pooling is always "valid"."""
+    """Padding of the convolutions."""
     batch_norm: bool = False
     """Whether to normalise the output of each convolution over the batch."""
     pooling: str = "max"
-    pool_size: int = 2
-    """Size and stride of the pooling windows."""
+    pool_size: int | Sequence[int] = 2
+    pool_strides: int | Sequence[int] | None = None
+    """Strides of the pooling windows. None: the size of the windows."""
+    pool_padding: str = "valid"
+    global_pooling: str = "none"
+    """Pooling over all positions before the dense layers. "none": flatten instead."""
     dropout: float = 0.0
     """Share of units dropped after each pooling."""
     dense: Sequence[int] = ()
@@ -70,53 +76,88 @@ class ConvNet(nn.Module):
             weight: weight of each example in training; 0 for padding. None: no example is padding.
 
         Raises:
-            ConfigError: a stage leaves no pixels.
+            ConfigError: a field does not fit the input, or a layer leaves nothing of it.
         """
         activation = choose("model.activation", self.activation, ACTIVATIONS)
-        choose("model.pooling", self.pooling, dict.fromkeys(POOLINGS))
-        spatial = x.ndim - 2
-        convolution = functools.partial(
-            Conv,
-            kernel_size=(self.kernel_size,) * spatial,
-            strides=(self.strides,) * spatial,
-            padding=choose("model.padding", self.padding, PADDINGS),
-            kernels=self.kernels,
-        )
+        convolution, pooling = self._layers(spatial=x.ndim - 2)
         pools_first = self.pooling == "max" and self.activation in MONOTONE
 
-        def convolve(x: Array, filters: int) -> Array:
-            x = convolution(filters)(x)
+        def convolve(x: Array, filters: int, place: str) -> Array:
+            layer = convolution(filters)
+            _check_fits(place, x, layer.padding, layer.kernel_size, "kernel_size", "padding")
+            x = layer(x)
             return BatchNorm()(x, weight, train=train) if self.batch_norm else x
 
-        def pool(x: Array) -> Array:
-            window = (self.pool_size,) * spatial
-            return self.kernels.max_pool(x, window) if self.pooling == "max" else nn.avg_pool(x, window, window)
+        def pool(x: Array, place: str) -> Array:
+            layer = pooling()
+            _check_fits(place, x, layer.padding, layer.window, "pool_size", "pool_padding")
+            return layer(x)
 
         def drop(x: Array, rate: float) -> Array:
             return self.kernels.dropout(x, rate, self.make_rng("dropout")) if train and rate else x
 
-        for number, stage in enumerate(self.filters, start=1):
-            before = x.shape[1:-1]
-            for filters in stage[:-1]:
-                x = activation(convolve(x, filters))
-            x = convolve(x, stage[-1])
-            x = x if pools_first else activation(x)
-            if min(x.shape[1:-1]) < self.pool_size:
-                raise _leaves_nothing(number, before)
-            x = pool(x)
+        for stage, all_filters in enumerate(self.filters, start=1):
+            for number, filters in enumerate(all_filters, start=1):
+                x = convolve(x, filters, f"Convolution {number} of stage {stage}")
+                if number < len(all_filters) or not pools_first:
+                    x = activation(x)
+            x = pool(x, f"The pooling of stage {stage}")
             x = activation(x) if pools_first else x
             x = drop(x, self.dropout)
 
-        x = x.reshape(x.shape[0], -1)
+        x = Flatten()(x) if self.global_pooling == "none" else GlobalPool(self.global_pooling)(x)
         for units in self.dense:
             x = activation(Dense(units, self.kernels)(x))
             x = drop(x, self.dense_dropout)
         return Dense(self.num_classes, self.kernels, name="logits")(x)
 
+    def _layers(self, spatial: int) -> tuple[Callable[[int], Conv], Callable[[], Pool]]:
+        """Return what makes a convolution of so many filters, and a pooling, in `spatial` dimensions.
 
-def _leaves_nothing(stage: int, size: Sequence[int]) -> ConfigError:
-    return ConfigError(
-        f"Stage {stage} of config.model leaves nothing of its {' x '.join(map(str, size))} input: "
-        "use fewer stages in config.model.filters, smaller config.model.strides or pool_size, "
-        "or config.model.padding='same'."
-    )
+        Raises:
+            ConfigError: a field is wrong.
+        """
+        choose("model.pooling", self.pooling, dict.fromkeys(POOLINGS))
+        choose("model.global_pooling", self.global_pooling, dict.fromkeys(GLOBAL_POOLINGS))
+        window = _for_each_dimension("pool_size", self.pool_size, spatial, "pooling")
+        convolution = functools.partial(
+            Conv,
+            kernel_size=_for_each_dimension("kernel_size", self.kernel_size, spatial, "convolution"),
+            strides=_for_each_dimension("strides", self.strides, spatial, "convolution"),
+            padding=choose("model.padding", self.padding, PADDINGS),
+            kernels=self.kernels,
+        )
+        pooling = functools.partial(
+            Pool,
+            self.pooling,
+            window,
+            strides=_for_each_dimension("pool_strides", self.pool_strides or window, spatial, "pooling"),
+            padding=choose("model.pool_padding", self.pool_padding, PADDINGS),
+            kernels=self.kernels,
+        )
+        return convolution, pooling
+
+
+def _for_each_dimension(field: str, value: int | Sequence[int], spatial: int, layer: str) -> tuple[int, ...]:
+    sizes = (value,) * spatial if isinstance(value, int) else tuple(value)
+    if len(sizes) != spatial:
+        raise ConfigError(
+            f"config.model.{field}={sizes} has {len(sizes)} number{'s' * (len(sizes) > 1)}, and the input of each "
+            f"{layer} has {spatial} dimension{'s' * (spatial > 1)}: give one number for each, or one for all."
+        )
+    return sizes
+
+
+def _check_fits(place: str, x: Array, padding: str, window: Sequence[int], size_field: str, padding_field: str) -> None:
+    """Check that a window fits into the input of a layer at least once."""
+    sizes = x.shape[1:-1]
+    if padding == "VALID" and any(size < side for size, side in zip(sizes, window, strict=True)):
+        raise ConfigError(
+            f"{place} of config.model leaves nothing of its {_product(sizes)} input, because its windows are "
+            f"{_product(window)}: use fewer stages in config.model.filters, smaller strides, a smaller config.model."
+            f"{size_field}, or config.model.{padding_field}='same'."
+        )
+
+
+def _product(sizes: Sequence[int]) -> str:
+    return " x ".join(map(str, sizes))

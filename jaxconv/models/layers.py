@@ -1,8 +1,9 @@
-"""Layers with parameters. Each takes the form of its operation from `Kernels`."""
+"""The layers of the nets. Each takes the form of its operation from `Kernels`."""
 
 from collections.abc import Sequence
 
 import flax.linen as nn
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxconv.ops.dispatch import Kernels
@@ -24,6 +25,42 @@ class Conv(nn.Module):
         kernel = self.param("kernel", nn.initializers.glorot_uniform(), shape)
         bias = self.param("bias", nn.initializers.zeros, (self.filters,))
         return self.kernels.convolve(x, kernel, bias, strides=self.strides, padding=self.padding)
+
+
+class Pool(nn.Module):
+    """Pooling over windows, as keras.layers.MaxPooling and AveragePooling: padding never counts."""
+
+    kind: str
+    """"max" or "average"."""
+    window: Sequence[int]
+    strides: Sequence[int]
+    padding: str
+    kernels: Kernels
+
+    def __call__(self, x: Float[Array, "batch *spatial c"]) -> Float[Array, "batch *spatial_out c"]:
+        """Pool each channel."""
+        pool = {"max": self.kernels.max_pool, "average": self.kernels.average_pool}[self.kind]
+        return pool(x, tuple(self.window), tuple(self.strides), self.padding)
+
+
+class GlobalPool(nn.Module):
+    """Pooling over all positions, as keras.layers.GlobalMaxPooling and GlobalAveragePooling."""
+
+    kind: str
+    """"max" or "average"."""
+
+    def __call__(self, x: Float[Array, "batch *spatial c"]) -> Float[Array, "batch c"]:
+        """Pool each channel."""
+        pool = {"max": jnp.max, "average": jnp.mean}[self.kind]
+        return pool(x, axis=tuple(range(1, x.ndim - 1)))
+
+
+class Flatten(nn.Module):
+    """All values of an example in a row, channels last, as keras.layers.Flatten."""
+
+    def __call__(self, x: Float[Array, "batch *rest"]) -> Float[Array, "batch values"]:
+        """Flatten each example."""
+        return x.reshape(x.shape[0], -1)
 
 
 class Dense(nn.Module):

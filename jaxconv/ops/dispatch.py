@@ -2,8 +2,8 @@
 
 - stock: JAX's own operations. They work on every platform and under every transformation of JAX. jvp, hessian and
   grad of grad need them, for the other forms define a reverse-mode gradient and nothing else.
-- xla: forms that XLA compiles to fast code for a CPU.
-- onednn: convolution, max-pooling and large dense layers by oneDNN; the rest as xla.
+- xla: forms that XLA compiles to fast code for a CPU; average-pooling as stock.
+- onednn: convolution, pooling and large dense layers by oneDNN; the rest as xla.
 """
 
 from collections.abc import Callable
@@ -19,13 +19,32 @@ class Kernels(NamedTuple):
 
     convolve: Callable[..., Array]
     max_pool: Callable[..., Array]
+    average_pool: Callable[..., Array]
     dense: Callable[..., Array]
     dropout: Callable[..., Array]
 
 
-STOCK = Kernels(convolution.stock, pooling.stock, dense.stock, dropout.stock)
-XLA = Kernels(convolution.by_xla, pooling.by_slices, dense.by_xla, dropout.by_few_bits)
-ONEDNN = Kernels(convolution.by_onednn, pooling.by_onednn, dense.by_onednn, dropout.by_few_bits)
+STOCK = Kernels(
+    convolve=convolution.stock,
+    max_pool=pooling.max_pool_stock,
+    average_pool=pooling.average_pool_stock,
+    dense=dense.stock,
+    dropout=dropout.stock,
+)
+XLA = Kernels(
+    convolve=convolution.by_xla,
+    max_pool=pooling.max_pool_by_slices,
+    average_pool=pooling.average_pool_stock,
+    dense=dense.by_xla,
+    dropout=dropout.by_few_bits,
+)
+ONEDNN = Kernels(
+    convolve=convolution.by_onednn,
+    max_pool=pooling.max_pool_by_onednn,
+    average_pool=pooling.average_pool_by_onednn,
+    dense=dense.by_onednn,
+    dropout=dropout.by_few_bits,
+)
 
 KERNELS = {"stock": STOCK, "xla": XLA, "onednn": ONEDNN}
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from jaxconv.errors import ConfigError
+from jaxconv.models.layers import Flatten
 from jaxconv.platform import limits
 from jaxconv.training.state import TrainState
 
@@ -31,8 +32,11 @@ def check_net(
     state = jax.eval_shape(create)
     images = jax.ShapeDtypeStruct((batch_size, *image_shape), jnp.float32)
 
+    def takes_memory(module: nn.Module, method: str) -> bool:
+        return method == "__call__" and not isinstance(module, Flatten)
+
     def outputs(variables: Any, images: jax.Array) -> Any:
-        _, captured = model.apply(variables, images, train=False, capture_intermediates=True)
+        _, captured = model.apply(variables, images, train=False, capture_intermediates=takes_memory)
         return captured["intermediates"]
 
     device = mesh.devices.flat[0]

@@ -85,33 +85,75 @@ def test_number_of_parameters(name, count):
 
 @pytest.mark.parametrize("name", list(MEMBERS))
 def test_equals_keras(name):
-    model, net = named(name), keras_net(name)
-    params = init(model, INPUTS[name])
-    copy_to_keras(params, net)
-    images = np.random.default_rng(0).normal(size=(4, *INPUTS[name])).astype(np.float32)
-    logits = model.apply({"params": params}, images, train=False)
-    np.testing.assert_allclose(logits, net(images), rtol=1e-4, atol=1e-5)
+    assert_equals(named(name), keras_net(name), INPUTS[name])
 
 
-@pytest.mark.parametrize("pooling", ["max", "average"])
-@pytest.mark.parametrize(("padding", "strides"), [("same", 1), ("same", 2), ("valid", 1), ("valid", 2)])
-@pytest.mark.parametrize("spatial", [(23,), (15, 18), (11, 12, 14)])
-def test_equals_keras_in_every_dimension(spatial, padding, strides, pooling):
+# One number for all dimensions, or one for each: kernel, strides and padding of the convolution, and of the pooling.
+ARGUMENTS = [
+    ((3, 2, 4), (1, 2, 1), "same", (3, 2, 2), (2, 1, 3), "same"),
+    ((2, 3, 1), (2, 1, 2), "valid", (2, 3, 2), (1, 2, 1), "valid"),
+    (3, 1, "same", 3, 2, "valid"),  # windows overlap
+    (3, 1, "same", 3, 2, "same"),
+    (2, 1, "valid", 2, 3, "same"),  # windows leave values out
+    (3, 1, "same", (2, 1, 3), None, "same"),  # the strides are the size of the windows
+]
+
+
+@pytest.mark.parametrize("kind", ["max", "average"])
+@pytest.mark.parametrize("arguments", ARGUMENTS, ids=str)
+@pytest.mark.parametrize("spatial", [(13,), (11, 14), (9, 10, 8)], ids=len)
+def test_equals_keras_with_every_argument_of_convolution_and_pooling(spatial, arguments, kind):
     layers, n = keras.layers, len(spatial)
-    pool = f"{'Max' if pooling == 'max' else 'Average'}Pooling{n}D"
+    kernel, strides, padding, window, pool_strides, pool_padding = (
+        argument[:n] if isinstance(argument, tuple) else argument for argument in arguments
+    )
+    pool = f"{'Max' if kind == 'max' else 'Average'}Pooling{n}D"
     net = keras.Sequential(
         [
             keras.Input((*spatial, 2)),
-            getattr(layers, f"Conv{n}D")(3, 3, strides=strides, padding=padding, activation="tanh"),
-            getattr(layers, pool)(2),
+            getattr(layers, f"Conv{n}D")(3, kernel, strides=strides, padding=padding, activation="tanh"),
+            getattr(layers, pool)(window, strides=pool_strides, padding=pool_padding),
             layers.Flatten(),
             layers.Dense(5),
         ]
     )
-    model = ConvNet(5, filters=((3,),), strides=strides, padding=padding, pooling=pooling, activation="tanh")
-    params = init(model, (*spatial, 2))
+    model = ConvNet(
+        5,
+        filters=((3,),),
+        kernel_size=kernel,
+        strides=strides,
+        padding=padding,
+        pooling=kind,
+        pool_size=window,
+        pool_strides=pool_strides,
+        pool_padding=pool_padding,
+        activation="tanh",
+    )
+    assert_equals(model, net, (*spatial, 2))
+
+
+@pytest.mark.parametrize("kind", ["max", "average"])
+@pytest.mark.parametrize("spatial", [(13,), (11, 14), (9, 10, 8)], ids=len)
+def test_global_pooling_equals_keras(spatial, kind):
+    layers, n = keras.layers, len(spatial)
+    pool = f"Global{'Max' if kind == 'max' else 'Average'}Pooling{n}D"
+    net = keras.Sequential(
+        [
+            keras.Input((*spatial, 2)),
+            getattr(layers, f"Conv{n}D")(3, 3, padding="same", activation="relu"),
+            getattr(layers, f"MaxPooling{n}D")(2),
+            getattr(layers, pool)(),
+            layers.Dense(5),
+        ]
+    )
+    assert_equals(ConvNet(5, filters=((3,),), global_pooling=kind), net, (*spatial, 2))
+
+
+def assert_equals(model, net, shape):
+    """With the same parameters, the nets must give the same logits."""
+    params = init(model, shape)
     copy_to_keras(params, net)
-    inputs = np.random.default_rng(0).normal(size=(2, *spatial, 2)).astype(np.float32)
+    inputs = np.random.default_rng(0).normal(size=(2, *shape)).astype(np.float32)
     logits = model.apply({"params": params}, inputs, train=False)
     np.testing.assert_allclose(logits, net(inputs), rtol=1e-4, atol=1e-5)
 
@@ -186,7 +228,14 @@ def test_a_field_overrides_the_member():
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("name", "lenett"), ("padding", "full"), ("pooling", "min"), ("activation", "rel")],
+    [
+        ("name", "lenett"),
+        ("padding", "full"),
+        ("pooling", "min"),
+        ("pool_padding", "valdi"),
+        ("global_pooling", "mean"),
+        ("activation", "rel"),
+    ],
 )
 def test_unknown_names_are_refused(field, value):
     config = default_config()
@@ -195,6 +244,51 @@ def test_unknown_names_are_refused(field, value):
         init(create_model(config.model, 10), (28, 28, 1))
 
 
-def test_too_many_stages_are_refused():
-    with pytest.raises(ConfigError, match="Stage 3 of config.model leaves nothing of its 2 x 2 input"):
-        init(ConvNet(10, filters=((2,), (2,), (2,)), padding="valid"), (14, 14, 1))
+@pytest.mark.parametrize(
+    ("fields", "shape", "sentence"),
+    [
+        (
+            {"filters": ((2,), (2,), (2,)), "padding": "valid"},
+            (14, 14, 1),
+            "Convolution 1 of stage 3 of config.model leaves nothing of its 2 x 2 input, because its windows are "
+            "3 x 3: use fewer stages in config.model.filters, smaller strides, a smaller config.model.kernel_size, or "
+            "config.model.padding='same'.",
+        ),
+        (
+            {"filters": ((2,), (2, 2)), "pool_size": (1, 3)},
+            (4, 8, 1),
+            "The pooling of stage 2 of config.model leaves nothing of its 4 x 2 input, because its windows are 1 x 3: "
+            "use fewer stages in config.model.filters, smaller strides, a smaller config.model.pool_size, or "
+            "config.model.pool_padding='same'.",
+        ),
+        (
+            {"filters": ((2,),), "kernel_size": (3, 3)},
+            (9, 1),
+            "config.model.kernel_size=(3, 3) has 2 numbers, and the input of each convolution has 1 dimension: give "
+            "one number for each, or one for all.",
+        ),
+        (
+            {"filters": ((2,),), "strides": (2,)},
+            (9, 9, 1),
+            "config.model.strides=(2,) has 1 number, and the input of each convolution has 2 dimensions: give one "
+            "number for each, or one for all.",
+        ),
+        (
+            {"filters": ((2,),), "pool_strides": (1, 1, 1)},
+            (9, 9, 1),
+            "config.model.pool_strides=(1, 1, 1) has 3 numbers, and the input of each pooling has 2 dimensions: ",
+        ),
+    ],
+)
+def test_fields_that_do_not_fit_the_input_are_refused(fields, shape, sentence):
+    with pytest.raises(ConfigError) as refusal:
+        init(ConvNet(10, **fields), shape)
+    assert str(refusal.value).split("\n")[0].startswith(sentence)
+
+
+def test_windows_that_fit_exactly_leave_one_value():
+    params = init(ConvNet(10, filters=((2,),), kernel_size=(5, 3), padding="valid", pool_size=(2, 4)), (6, 6, 1))
+    assert params["logits"]["kernel"].shape == (2, 10)
+    assert (
+        init(ConvNet(10, filters=((2,),), pool_size=9, pool_padding="same"), (6, 6, 1))["logits"]["kernel"].size == 20
+    )

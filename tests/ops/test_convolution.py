@@ -36,17 +36,19 @@ def assert_equals_stock(kernels, x_shape, kernel_shape, strides, padding):
         np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-4 * scale)
 
 
+@pytest.mark.parametrize("n", [1, 2, 3])
 @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     batch=st.integers(1, 9),
-    size=st.tuples(st.integers(5, 12), st.integers(5, 12)),
-    kernel=st.tuples(st.integers(1, 5), st.integers(1, 5)),
+    size=st.tuples(*[st.integers(5, 12)] * 3),
+    kernel=st.tuples(*[st.integers(1, 5)] * 3),
     channels=st.tuples(st.integers(1, 4), st.integers(1, 4)),
-    strides=st.tuples(st.integers(1, 3), st.integers(1, 3)),
-    padding=st.sampled_from(["SAME", "VALID", ((1, 0), (2, 3))]),
+    strides=st.tuples(*[st.integers(1, 3)] * 3),
+    padding=st.sampled_from(["SAME", "VALID", ((1, 0), (2, 3), (0, 1))]),
 )
-def test_two_dimensions(kernels, batch, size, kernel, channels, strides, padding):
-    assert_equals_stock(kernels, (batch, *size, channels[0]), (*kernel, *channels), strides, padding)
+def test_any_size_kernel_strides_and_padding(kernels, n, batch, size, kernel, channels, strides, padding):
+    padding = padding if isinstance(padding, str) else padding[:n]
+    assert_equals_stock(kernels, (batch, *size[:n], channels[0]), (*kernel[:n], *channels), strides[:n], padding)
 
 
 @pytest.mark.parametrize("kernel", [(3, 3, 16, 8), (3, 3, 16, 32), (5, 5, 16, 50)])
@@ -54,20 +56,32 @@ def test_many_images_and_filters(kernels, kernel):
     assert_equals_stock(kernels, (24, 32, 32, 16), kernel, (1, 1), "SAME")
 
 
-@pytest.mark.parametrize("padding", ["SAME", "VALID"])
-@pytest.mark.parametrize("size", [(11,), (6, 7, 5)])
-def test_other_dimensions(kernels, size, padding):
-    n = len(size)
-    assert_equals_stock(kernels, (3, *size, 2), (*(3,) * n, 2, 4), (2,) * n, padding)
+@pytest.mark.parametrize(
+    ("x", "kernel", "strides"),
+    [
+        ((128, 40, 1), (5, 1, 16), (1,)),
+        ((128, 40, 16), (5, 16, 32), (2,)),
+        ((4, 8, 8, 3), (3, 3, 3, 5), (1, 1)),
+        ((128, 16, 16, 32), (5, 3, 32, 64), (1, 2)),
+        ((64, 8, 20, 20, 1), (3, 3, 3, 1, 16), (1, 1, 1)),
+        ((64, 8, 20, 20, 16), (3, 3, 3, 16, 32), (1, 2, 2)),
+    ],
+)
+def test_the_kernels_are_those_expected(kernels, x, kernel, strides):
+    def convolve(*arrays):
+        return kernels.convolve(*arrays, strides=strides, padding="SAME")
 
+    def gradients(*arrays):
+        return jax.grad(lambda arrays: convolve(*arrays).sum())(arrays)
 
-def test_the_kernels_are_those_expected(kernels):
-    def program(dtype):
-        arrays = [jnp.zeros(shape, dtype) for shape in ((4, 8, 8, 3), (3, 3, 3, 5), (5,))]
-        return str(jax.make_jaxpr(lambda *arrays: kernels.convolve(*arrays, strides=(1, 1), padding="SAME"))(*arrays))
+    def program(function, dtype):
+        arrays = [jax.ShapeDtypeStruct(shape, dtype) for shape in (x, kernel, kernel[-1:])]
+        return str(jax.make_jaxpr(function)(*arrays))
 
-    assert ("ffi_call" in program(jnp.float32)) == (kernels == dispatch.ONEDNN)
-    assert "ffi_call" not in program(jnp.bfloat16)  # oneDNN would read it as float32
+    calls = kernels == dispatch.ONEDNN
+    assert program(convolve, jnp.float32).count("ffi_call[") == calls
+    assert program(gradients, jnp.float32).count("ffi_call[") == 3 * calls  # value, input, kernel with bias
+    assert "ffi_call" not in program(convolve, jnp.bfloat16)  # oneDNN would read it as float32
 
 
 def test_under_vmap(kernels):

@@ -6,7 +6,7 @@ import time
 import optax
 import pytest
 
-from jaxconv.data import sources
+from jaxconv.data import sources, tfds
 from jaxconv.errors import ConfigError
 from jaxconv.models.registry import create_model
 from jaxconv.parallel.mesh import make_mesh
@@ -45,8 +45,9 @@ def test_the_bytes_are_those_of_the_shapes(tiny, monkeypatch):
         memory.check_net(model, create, TINY_SHAPE, 16, make_mesh(tiny.num_devices, tiny.batch_size))
 
     # 668 parameters, their gradients, the two numbers that adam keeps of each, and its count and the schedule's; 16
-    # images of 192 values, and the outputs of the convolution (256), of the dense layers (8 and 4) and of the net (4).
-    needed = 4 * (4 * 668 + 2 + 16 * (192 + 256 + 8 + 4 + 4))
+    # images of 192 values, and the outputs of the convolution (256), the pooling (64), the dense layers (8 and 4) and
+    # the net (4).
+    needed = 4 * (4 * 668 + 2 + 16 * (192 + 256 + 64 + 8 + 4 + 4))
     check(needed)
     with pytest.raises(ConfigError, match=r"needs at least .* are free: make config\.batch_size smaller"):
         check(needed - 1)
@@ -54,7 +55,7 @@ def test_the_bytes_are_those_of_the_shapes(tiny, monkeypatch):
 
 def test_a_set_that_cannot_fit_is_refused_before_it_is_read(tiny, monkeypatch):
     source = sources.open_source(tiny.data)
-    monkeypatch.setattr(sources.cache, "arrays", lambda *arguments: pytest.fail("read"))
+    monkeypatch.setattr(tfds.cache, "arrays", lambda *arguments: pytest.fail("read"))
     monkeypatch.setattr(limits, "free_memory", lambda: 2 * 210 * 192 - 1)
     with pytest.raises(ConfigError, match=r"The split 'train' of 'tiny' takes .* GB of memory \(210 examples of shape"):
         source.load("train")

@@ -1,11 +1,11 @@
-"""Convolution, dense layer and max-pooling on one device, described by shapes.
+"""Convolution, dense layer and pooling on one device, described by shapes.
 
 Arrays are float32, in the layout of XLA and flax.linen: images channels-last, kernels (*kernel, in, out). In the names
 of buffers, "y_gradient" is the gradient of the loss with respect to y, and so on.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -176,13 +176,18 @@ class Dense(NamedTuple):
         return operation
 
 
-class MaxPooling(NamedTuple):
-    """Max-pooling and its gradient. Windows do not overlap, and what is left over at the end is dropped."""
+class Pooling(NamedTuple):
+    """Max-pooling or average-pooling, and its gradient. Both leave padding out."""
 
+    kind: Literal["max", "average"]
     x: tuple[int, ...]
     """(batch, *spatial, channels)"""
     window: tuple[int, ...]
     """Size of a window in each spatial dimension."""
+    strides: tuple[int, ...]
+    """Stride in each spatial dimension."""
+    padding: tuple[tuple[int, int], ...]
+    """Padding before and after each spatial dimension."""
 
     def is_fast(self) -> bool:
         """Return whether oneDNN can be used and is fast for the pooling and its gradient on this processor."""
@@ -190,24 +195,32 @@ class MaxPooling(NamedTuple):
 
     def forward(
         self, x: Float[Array, "batch *spatial c"]
-    ) -> tuple[Float[Array, "batch *spatial_out c"], UInt8[Array, " bytes"]]:
-        """Compute the maxima.
+    ) -> tuple[Float[Array, "batch *spatial_out c"], UInt8[Array, " bytes"] | None]:
+        """Compute the maxima or averages.
 
         Returns:
-            The maxima, and oneDNN's workspace: where they are in their windows, for `input_gradient`.
+            The maxima, and oneDNN's workspace: where they are in their windows, for `input_gradient`. Or the averages,
+            and None.
         """
+        if self.kind == "average":
+            return call("forward", self, [_float32(self._y())], x)[0], None
         workspace = jax.ShapeDtypeStruct((library.num_bytes(self._workspace()),), jnp.uint8)
         y, workspace = call("forward", self, [_float32(self._y()), workspace], x)
         return y, workspace
 
     def input_gradient(
-        self, y_gradient: Float[Array, "batch *spatial_out c"], workspace: UInt8[Array, " bytes"]
+        self, y_gradient: Float[Array, "batch *spatial_out c"], workspace: UInt8[Array, " bytes"] | None
     ) -> Float[Array, "batch *spatial c"]:
-        """Compute the gradient with respect to x: the first maximum of a window gets the gradient of the window."""
-        return call("backward", self, [_float32(self.x)], y_gradient, workspace)[0]
+        """Compute the gradient with respect to x, which is the sum over the windows that an element is in.
+
+        The first maximum of a window gets the gradient of the window. The elements of an average get equal shares.
+        """
+        arguments = [y_gradient] if workspace is None else [y_gradient, workspace]
+        return call("backward", self, [_float32(self.x)], *arguments)[0]
 
     def _y(self) -> tuple[int, ...]:
-        spatial = (size // window for size, window in zip(self.x[1:-1], self.window, strict=True))
+        sizes = zip(self.x[1:-1], self.window, self.strides, self.padding, strict=True)
+        spatial = ((low + size + high - window) // stride + 1 for size, window, stride, (low, high) in sizes)
         return (self.x[0], *spatial, self.x[-1])
 
     def _workspace(self) -> MemoryDescriptor:
@@ -215,32 +228,31 @@ class MaxPooling(NamedTuple):
 
     def primitive_descriptor(self, propagation: Propagation) -> PrimitiveDescriptor:
         """Describe the primitive."""
-        window = strides = integers(self.window)
-        dilations = low = high = integers([0] * len(self.window))
+        low, high = zip(*self.padding, strict=True)
+        dilations = [0] * len(low)  # oneDNN counts the elements left out between two of a window
         return library.primitive_descriptor(
             "pooling",
             propagation,
-            library.MAX_POOLING,
+            library.MAX_POOLING if self.kind == "max" else library.AVERAGE_POOLING,
             _images(self.x),
             _images(self._y()),
-            strides,
-            window,
-            dilations,
-            low,
-            high,
+            *map(integers, (self.strides, self.window, dilations, low, high)),
             forward=_forward_descriptor(self, propagation),
         )
 
     def operation(self, propagation: Propagation) -> Operation:
         """Make the operation, which is the primitive alone."""
         primitive = self.primitive_descriptor(propagation)
-        x, y, workspace = _images(self.x), _images(self._y()), self._workspace()
+        x, y = _images(self.x), _images(self._y())
+        workspace = {"workspace": self._workspace()} if self.kind == "max" else {}
         if propagation == "forward":
-            operation = Operation(arguments={"x": x}, results={"y": y, "workspace": workspace})
-            names = {SRC: "x", DST: "y", WORKSPACE: "workspace"}
+            operation = Operation(arguments={"x": x}, results={"y": y, **workspace})
+            names = {SRC: "x", DST: "y"}
         else:
-            operation = Operation(arguments={"y_gradient": y, "workspace": workspace}, results={"x_gradient": x})
-            names = {DIFF_DST: "y_gradient", WORKSPACE: "workspace", DIFF_SRC: "x_gradient"}
+            operation = Operation(arguments={"y_gradient": y, **workspace}, results={"x_gradient": x})
+            names = {DIFF_DST: "y_gradient", DIFF_SRC: "x_gradient"}
+        if workspace:
+            names[WORKSPACE] = "workspace"
         operation.add_primitive(primitive, names)
         return operation
 
