@@ -34,12 +34,13 @@ def data() -> tuple[np.ndarray, np.ndarray]:
 def jaxconv(batch_size: int, augmented: bool = True) -> Iterator[Any]:
     """The pipeline of launch.py."""
     from jaxconv import config as configs
-    from jaxconv.data import pipeline, sources
+    from jaxconv.data import pipeline
+    from jaxconv.data.examples import Examples
 
     config = configs.load("configs/cifar_deep_augment.py")
     return iter(
         pipeline.train_batches(
-            sources.Examples(*data()),
+            Examples(*data()),
             pipeline.Normalizer(MEAN, STD),
             batch_size=batch_size,
             seed=0,

@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from jaxconv.config import Config, validate
 from jaxconv.data import pipeline, sources
 from jaxconv.data.augment import transform as augment
+from jaxconv.data.examples import Examples, Source, check
 from jaxconv.models import registry
 from jaxconv.ops import dispatch, onednn
 from jaxconv.parallel.mesh import make_mesh, prefetch_to_devices
@@ -34,9 +35,9 @@ class Experiment(NamedTuple):
 
     config: Config
     mesh: Mesh
-    source: sources.Source
-    train: sources.Examples
-    validation: sources.Examples
+    source: Source
+    train: Examples
+    validation: Examples
     normalizer: pipeline.Normalizer
     model: nn.Module
     schedule: optax.Schedule
@@ -132,7 +133,7 @@ def set_up(config: Config) -> Experiment:
     source.check_split(config.data.test)  # it is opened at the end; a slip must not wait for that
     train = source.load(config.data.train)
     image_shape = train.images.shape[1:]
-    augment.check(config.augment, image_shape)
+    augment.check(config.augment, image_shape, train.images.dtype)
     steps_per_epoch = pipeline.steps_per_epoch(train, config.batch_size)
     model, schedule, state = create(
         config, mesh, image_shape, num_classes=source.num_classes, steps_per_epoch=steps_per_epoch
@@ -142,9 +143,7 @@ def set_up(config: Config) -> Experiment:
         mesh=mesh,
         source=source,
         train=train,
-        validation=sources.check(
-            source.load(config.data.validation), source.num_classes, config.data.validation, like=train
-        ),
+        validation=check(source.load(config.data.validation), source.num_classes, config.data.validation, like=train),
         normalizer=pipeline.fit_normalizer(train),
         model=model,
         schedule=schedule,
@@ -171,9 +170,7 @@ def compile_steps(
         )
 
 
-def evaluate(
-    experiment: Experiment, eval_step: EvalStep, state: TrainState, examples: sources.Examples
-) -> tuple[float, float]:
+def evaluate(experiment: Experiment, eval_step: EvalStep, state: TrainState, examples: Examples) -> tuple[float, float]:
     """Return loss and accuracy over every example of a split, each counted once."""
     batches = pipeline.eval_batches(examples, experiment.normalizer, batch_size=experiment.config.batch_size)
     sums = jax.device_put(Sums.zero(), replicated(experiment.mesh))

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -32,38 +33,53 @@ TINY_TRAIN, TINY_TEST, TINY_SHAPE = 210, 55, (8, 8, 3)
 NO_NETWORK = {name: "http://127.0.0.1:9" for name in ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy")}
 
 
+def prepare(
+    name: str,
+    directory: pathlib.Path,
+    features: dict[str, Any],
+    splits: dict[str, Iterable[dict[str, Any]]],
+    supervised_keys: tuple[str, str] | None = None,
+) -> None:
+    """Write a data set in TFDS' own format."""
+    tfds = import_tfds()
+
+    class Made(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+        """Made by the tests."""
+
+        VERSION = tfds.core.Version("1.0.0")
+
+        def _info(self):
+            described = tfds.features.FeaturesDict(features)
+            return self.dataset_info_from_configs(features=described, supervised_keys=supervised_keys)
+
+        def _split_generators(self, dl_manager):
+            return {split: enumerate(examples) for split, examples in splits.items()}
+
+        def _generate_examples(self):
+            raise NotImplementedError  # `_split_generators` has the examples
+
+    Made.name = name
+    tfds.disable_progress_bar()
+    Made(data_dir=directory).download_and_prepare()
+
+
 @pytest.fixture(scope="session")
 def tfds_dir(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """A TFDS data directory that holds the set "tiny": four classes of noisy colour patches."""
     tfds = import_tfds()
     directory = tmp_path_factory.mktemp("tfds")
 
-    class Tiny(tfds.core.GeneratorBasedBuilder):
-        """Colour patches."""
+    def examples(count: int, seed: int) -> Iterator[dict[str, Any]]:
+        rng = np.random.default_rng(seed)
+        for _ in range(count):
+            label = int(rng.integers(4))
+            image = rng.integers(0, 200, TINY_SHAPE)
+            image[4 * (label // 2) :, 4 * (label % 2) :] += 55
+            yield {"image": image.astype(np.uint8), "label": label}
 
-        VERSION = tfds.core.Version("1.0.0")
-
-        def _info(self):
-            return self.dataset_info_from_configs(
-                features=tfds.features.FeaturesDict(
-                    {"image": tfds.features.Image(shape=TINY_SHAPE), "label": tfds.features.ClassLabel(num_classes=4)}
-                ),
-                supervised_keys=("image", "label"),
-            )
-
-        def _split_generators(self, dl_manager):
-            return {"train": self._generate_examples(TINY_TRAIN, 0), "test": self._generate_examples(TINY_TEST, 1)}
-
-        def _generate_examples(self, count, seed):
-            rng = np.random.default_rng(seed)
-            for i in range(count):
-                label = int(rng.integers(4))
-                image = rng.integers(0, 200, TINY_SHAPE)
-                image[4 * (label // 2) :, 4 * (label % 2) :] += 55
-                yield i, {"image": image.astype(np.uint8), "label": label}
-
-    tfds.disable_progress_bar()
-    Tiny(data_dir=directory).download_and_prepare()
+    features = {"image": tfds.features.Image(shape=TINY_SHAPE), "label": tfds.features.ClassLabel(num_classes=4)}
+    splits = {"train": examples(TINY_TRAIN, 0), "test": examples(TINY_TEST, 1)}
+    prepare("tiny", directory, features, splits, supervised_keys=("image", "label"))
     return directory
 
 

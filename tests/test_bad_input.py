@@ -6,13 +6,11 @@ import math
 import os
 import re
 
-import numpy as np
 import pytest
 
 from jaxconv import experiment
 from jaxconv import train as trains
 from jaxconv.config import validate
-from jaxconv.data.sources import Examples, check
 from jaxconv.errors import ConfigError, UserError
 from jaxconv.runs.workdir import claim
 from jaxconv.train import train
@@ -137,38 +135,10 @@ def test_a_value_is_refused(tiny, tmp_path, key, value):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize(
-    ("images", "labels", "part"),
-    [
-        (np.zeros((5, 8, 8, 3), np.float32), [0, 1, 2, 3, 0], "float32"),
-        (np.zeros((5, 8, 8, 3), np.uint16), [0, 1, 2, 3, 0], "uint16"),
-        (np.zeros((5, 8), np.uint8), [0, 1, 2, 3, 0], "shape"),
-        (np.zeros((5, 8, 8, 8, 8, 3), np.uint8), [0, 1, 2, 3, 0], "shape"),
-        (np.zeros((5, 8, 8, 0), np.uint8), [0, 1, 2, 3, 0], "shape"),
-        (np.zeros((5, 8, 8, 3), np.uint8), [0, 1, 2, 4, 0], "label 4"),
-        (np.zeros((5, 8, 8, 3), np.uint8), [0, 1, -1, 3, 0], "label -1"),
-        (np.zeros((5, 8, 8, 3), np.uint8), [0, 1, 2], "3 labels"),
-        (np.zeros((0, 8, 8, 3), np.uint8), [], "no example"),
-    ],
-)
-def test_examples_are_refused(images, labels, part):
-    with pytest.raises(ConfigError, match=part):
-        check(Examples(images, np.array(labels, np.int32)), 4, "train of 'mine'")
-
-
 def test_one_example_is_enough(tiny, tmp_path):
     tiny.data.train, tiny.data.validation, tiny.data.test = "train[:1]", "train[1:2]", "test[:1]"
     summary = train(tiny, tmp_path / "run")
     assert (summary["steps"], summary["test_examples"]) == (2, 1)
-
-
-def test_a_split_of_another_shape(tiny, tfds_dir, tmp_path):
-    from jaxconv.data import sources
-
-    examples = Examples(np.zeros((3, 4, 4, 3), np.uint8), np.zeros(3, np.int32))
-    like = sources.open_source(tiny.data).load("train")
-    with pytest.raises(ConfigError, match=r"\(4, 4, 3\).*\(8, 8, 3\)"):
-        sources.check(examples, 4, "test", like)
 
 
 def test_a_workdir_that_is_a_file(tiny, tmp_path):

@@ -14,8 +14,8 @@ from jaxtyping import Float32
 
 from jaxconv.config import Config
 from jaxconv.data import augment
+from jaxconv.data.examples import Examples
 from jaxconv.data.order import permutation
-from jaxconv.data.sources import Examples
 from jaxconv.data.tensorflow import import_tensorflow
 
 PADDING = -1
@@ -23,7 +23,7 @@ PADDING = -1
 
 
 class Normalizer(NamedTuple):
-    """The mean and the standard deviation of each channel, for values from 0 to 255."""
+    """The mean and the standard deviation of each channel, in the units of the examples."""
 
     mean: Float32[np.ndarray, " channels"]
     std: Float32[np.ndarray, " channels"]
@@ -38,17 +38,31 @@ def fit_normalizer(examples: Examples) -> Normalizer:
     Returns:
         The mean and the standard deviation of each channel. A constant channel gets a standard deviation of 1.
     """
+    values = examples.images.reshape(-1, examples.images.shape[-1])
+    chunks = np.array_split(values, max(1, values.size >> 22))
+    mean, std = (_moments_of_bytes if values.dtype == np.uint8 else _moments_of_floats)(chunks)
+    return Normalizer(mean.astype(np.float32), np.where(std > 0, std, 1.0).astype(np.float32))
+
+
+def _moments_of_bytes(chunks: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     # A histogram of the 256 values gives exact sums. It needs no copy of the images as floats.
-    channels = examples.images.shape[-1]
+    channels = chunks[0].shape[-1]
     counts = np.zeros((channels, 256))
-    for chunk in np.array_split(examples.images.reshape(-1, channels), max(1, examples.images.size >> 22)):
+    for chunk in chunks:
         for c in range(channels):
             counts[c] += np.bincount(np.ascontiguousarray(chunk[:, c]), minlength=256)
     values = np.arange(256)
     weights = counts / counts.sum(axis=1, keepdims=True)
     mean = weights @ values
-    std = np.sqrt(np.sum(weights * (values - mean[:, None]) ** 2, axis=1))
-    return Normalizer(mean.astype(np.float32), np.where(std > 0, std, 1.0).astype(np.float32))
+    return mean, np.sqrt(np.sum(weights * (values - mean[:, None]) ** 2, axis=1))
+
+
+def _moments_of_floats(chunks: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    # Distances to the first value: a constant channel then has a standard deviation of exactly 0.
+    count, first = sum(map(len, chunks)), chunks[0][0].astype(np.float64)
+    mean = sum((chunk - first).sum(axis=0) for chunk in chunks) / count
+    squares = sum(((chunk - first - mean) ** 2).sum(axis=0) for chunk in chunks) / count
+    return first + mean, np.sqrt(squares)
 
 
 def steps_per_epoch(examples: Examples, batch_size: int) -> int:
@@ -103,7 +117,7 @@ def train_batches(
         order, draws = queue.dequeue()
         params = {}
         if augmentation is not None:
-            params = augment.parameters(draws, augmentation, *examples.images.shape[1:3])
+            params = augment.parameters(draws, augmentation, examples.images.shape[1:])
         params = {name: tf.gather(of, tf.maximum(order, 0)) for name, of in params.items()}
         return tf.data.Dataset.from_tensor_slices((order, params))
 
@@ -178,7 +192,7 @@ def _gather(
     # Repeated for all pixels of an image, because TensorFlow is slow when the last axis is as short as the channels.
     pixels = np.prod(examples.images.shape[1:-1])
     mean, std = np.tile(normalizer.mean, pixels), np.tile(normalizer.std, pixels)
-    transform = augment.transformer(augmentation, normalizer.mean) if augmentation is not None else None
+    transform = augment.transformer(augmentation, *normalizer) if augmentation is not None else None
 
     def batch(index: Any, params: dict[str, Any]) -> dict[str, Any]:
         real = index != PADDING

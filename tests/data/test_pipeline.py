@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxconv.data import augment
+from jaxconv.data.examples import Examples
 from jaxconv.data.order import permutation
 from jaxconv.data.pipeline import Normalizer, eval_batches, fit_normalizer, steps_per_epoch, train_batches
-from jaxconv.data.sources import Examples
 
 IDENTITY = Normalizer(np.zeros(2, np.float32), np.ones(2, np.float32))
 
@@ -88,9 +88,9 @@ def test_a_process_may_end_before_its_batches():
     # The epochs are large and the first batch is early, so that the pipeline is at work when the process ends.
     code = """
 import numpy as np
-from jaxconv.data import pipeline, sources
+from jaxconv.data import examples, pipeline
 n = 1_000_000
-examples = sources.Examples(np.zeros((n, 1, 1), np.uint8), np.zeros(n, np.int32))
+examples = examples.Examples(np.zeros((n, 1, 1), np.uint8), np.zeros(n, np.int32))
 normalizer = pipeline.Normalizer(np.zeros(1, np.float32), np.ones(1, np.float32))
 batches = pipeline.train_batches(examples, normalizer, batch_size=n // 2, seed=0, start_step=1, end_step=99)
 next(batches)

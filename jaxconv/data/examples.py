@@ -1,0 +1,137 @@
+"""What every data set comes down to: examples in memory, and a source that loads them split by split."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float32, Int32, UInt8
+
+from jaxconv.data.tensorflow import import_tfds
+from jaxconv.errors import ConfigError
+
+
+class Examples(NamedTuple):
+    """A split of a data set, in memory."""
+
+    images: UInt8[np.ndarray, "examples *spatial channels"] | Float32[np.ndarray, "examples *spatial channels"]
+    """Signals with 1 spatial dimension, images with 2, or clips with 3 (frames first)."""
+    labels: Int32[np.ndarray, " examples"]
+
+
+class Source(NamedTuple):
+    """A data set that is not loaded yet. It loads a split by a name such as "train[:80%]"."""
+
+    num_classes: int
+    image_shape: tuple[int, ...]
+    """The shape of one example: (*spatial, channels)."""
+    version: str
+    """The name of the data set and the version of its data."""
+    load: Callable[[str], Examples]
+    check_split: Callable[[str], object]
+    """Raises ConfigError if a split is unknown or empty, as `load` does. It reads no data."""
+
+
+def check(examples: Examples, num_classes: int, name: str, like: Examples | None = None) -> Examples:
+    """Check the arrays of a split.
+
+    Args:
+        examples: the split. Its images must be uint8 or float32, (examples, *spatial, channels) with 1 to 3 spatial
+            dimensions. Floats must be finite. Its labels (examples,) must be from 0 to num_classes - 1.
+        num_classes: the number of classes.
+        name: the name of the split in the message of an error.
+        like: the training split, if the images must have the shape of its images.
+
+    Returns:
+        The examples, unchanged.
+
+    Raises:
+        ConfigError: the arrays do not meet these conditions, or hold no example.
+    """
+    images, labels = examples
+    if len(labels) != len(images):
+        raise ConfigError(f"{name} has {len(images)} images and {len(labels)} labels: there must be one for each.")
+    if not len(labels):
+        raise ConfigError(f"{name} holds no example: widen it.")
+    if images.dtype not in (np.uint8, np.float32):
+        raise ConfigError(f"{name} holds images of {images.dtype}: they must be bytes (uint8) or float32.")
+    if not 3 <= images.ndim <= 5 or 0 in images.shape:
+        raise ConfigError(f"{name} holds images of shape {images.shape[1:]}: it must be 1 to 3 sizes and the channels.")
+    if like is not None and images.shape[1:] != like.images.shape[1:]:
+        raise ConfigError(
+            f"{name} holds images of shape {images.shape[1:]}, and the training split {like.images.shape[1:]}."
+        )
+    wrong = labels[(labels < 0) | (labels >= num_classes)]
+    if len(wrong):
+        raise ConfigError(f"{name} holds the label {wrong[0]}: labels must be from 0 to {num_classes - 1}.")
+    if images.dtype == np.float32:
+        bad = np.flatnonzero(~np.isfinite(images).reshape(len(images), -1).all(axis=1))
+        if len(bad):
+            raise ConfigError(
+                f"{name} holds NaN or infinity in {len(bad)} of its {len(images)} examples, first in example {bad[0]} "
+                "(from 0): mend the data or leave these examples out."
+            )
+    return examples
+
+
+def parts(split: str, known: Mapping[str, Any], name: str) -> list[tuple[str, slice]]:
+    """Parse the name of a split in the notation of TFDS, such as "train[:80%]" or "train+test".
+
+    Args:
+        split: the name.
+        known: the tfds.core.SplitInfo of each whole split.
+        name: the name of the data set in the message of an error.
+
+    Returns:
+        The name of a whole split and a slice of its examples, for each part.
+
+    Raises:
+        ConfigError: the split is unknown or empty.
+    """
+    try:
+        found = [
+            (part.splitname, slice(*slice(part.from_, part.to).indices(known[part.splitname].num_examples)))
+            for part in import_tfds().core.ReadInstruction.from_spec(split).to_absolute(known)
+        ]
+    except (AssertionError, ValueError, KeyError):
+        raise ConfigError(
+            f"{split!r} is not a split of {name!r}: its splits are {', '.join(known)}, "
+            "and a part of one is written like 'train[:80%]'."
+        ) from None
+    if not any(part.stop > part.start for _, part in found):
+        raise ConfigError(f"The split {split!r} of {name!r} holds no example: widen it.")
+    return found
+
+
+def from_arrays(
+    name: str,
+    *,
+    version: str,
+    num_classes: int,
+    image_shape: tuple[int, ...],
+    sizes: Mapping[str, int],
+    make: Callable[[str], Examples],
+) -> Source:
+    """Return the source of a data set that this machine makes in memory.
+
+    Args:
+        name: the name of the data set.
+        version: the version of its data.
+        num_classes: the number of classes.
+        image_shape: the shape of one example.
+        sizes: the number of examples of each whole split.
+        make: makes a whole split.
+    """
+    split_info = import_tfds().core.SplitInfo
+    known = {split: split_info(name=split, shard_lengths=[size], num_bytes=0) for split, size in sizes.items()}
+
+    def check_split(split: str) -> list[tuple[str, slice]]:
+        return parts(split, known, name)
+
+    def load(split: str) -> Examples:
+        asked = check_split(split)
+        whole = {of: make(of) for of in {of for of, _ in asked}}
+        images = np.concatenate([whole[of].images[part] for of, part in asked])
+        labels = np.concatenate([whole[of].labels[part] for of, part in asked])
+        return check(Examples(images, labels), num_classes, repr(split))
+
+    return Source(num_classes, image_shape, version, load, check_split)

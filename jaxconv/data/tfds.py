@@ -1,0 +1,133 @@
+"""Sets of TensorFlow Datasets by name: images, audio, video or arrays of one shape, with one class each."""
+
+import contextlib
+import math
+import os
+import sys
+from collections.abc import Collection
+from typing import Any
+
+import numpy as np
+
+from jaxconv.config import Config, did_you_mean
+from jaxconv.data.examples import Examples, Source, check, parts
+from jaxconv.data.tensorflow import import_tensorflow, import_tfds
+from jaxconv.errors import ConfigError, UserError
+from jaxconv.platform import cache, compatibility, limits
+
+_KINDS = ("Image", "Video", "Audio", "Tensor")
+"""The features of TFDS that can be the input of a net. Where a set has several, the first kind counts."""
+
+
+def open_set(data: Config, others: Collection[str]) -> Source:
+    """Open a set of TFDS. Downloads it if necessary, and reads no split.
+
+    Args:
+        data: config.data.
+        others: names of sets that do not come from TFDS, for the suggestion where there is no such set.
+
+    Raises:
+        UserError: the set is not on this machine and cannot be downloaded.
+        ConfigError: there is no such set, or its examples are not arrays of one shape with one class each.
+    """
+    tfds = import_tfds()
+    try:
+        builder = tfds.builder(data.name, data_dir=data.data_dir)
+    except (tfds.core.DatasetNotFoundError, ValueError):
+        names = [*tfds.list_builders(with_community_datasets=False), *others]
+        raise ConfigError(
+            f"config.data.name={data.name!r} is neither a set of TensorFlow Datasets{did_you_mean(data.name, names)} "
+            f"nor prepared in {_data_dir(data)}: choose another, or point config.data.data_dir to where it is."
+        ) from None
+    if not _is_prepared(builder):
+        _download(builder, data)
+    image, label = _input_and_label(builder.info, data.name)
+    feature, num_classes = builder.info.features[image], builder.info.features[label].num_classes
+    image_shape = feature.shape if len(feature.shape) > 1 else (*feature.shape, 1)
+
+    def check_split(split: str) -> list[tuple[str, slice]]:
+        return parts(split, builder.info.splits, data.name)
+
+    def decode(split: str) -> tuple[np.ndarray, ...]:
+        decoders = tfds.decode.PartialDecoding({image: True, label: True})
+        arrays = tfds.as_numpy(builder.as_dataset(split=split, batch_size=-1, decoders=decoders))
+        images = arrays[image].reshape(-1, *image_shape)
+        images = images if images.dtype == np.uint8 else images.astype(np.float32, copy=False)
+        return images, arrays[label].astype(np.int32)
+
+    def load(split: str) -> Examples:
+        examples = sum(part.stop - part.start for _, part in check_split(split))
+        _check_memory(f"The split {split!r} of {data.name!r}", examples, image_shape, np.dtype(feature.np_dtype))
+        files = [file for info in builder.info.splits.values() for file in info.filepaths]
+        try:
+            arrays = cache.arrays(f"{builder.info.full_name} {split} {image_shape}", files, lambda: decode(split))
+        except (OSError, import_tensorflow().errors.OpError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(
+                f"The split {split!r} of {data.name!r} in {_data_dir(data)} cannot be read: see to the disk, or "
+                f"prepare the set anew. ({reason})"
+            ) from None
+        return check(Examples(*arrays), num_classes, repr(split))
+
+    return Source(num_classes, image_shape, builder.info.full_name, load, check_split)
+
+
+def _input_and_label(info: Any, name: str) -> tuple[str, str]:
+    """Return the keys of the features that hold the input and the class.
+
+    Raises:
+        ConfigError: the set has no such features, or its inputs differ in shape.
+    """
+    features = info.features if hasattr(info.features, "items") else {}
+    # Reversed, so that the first feature of a kind counts.
+    kinds = {type(feature).__name__: key for key, feature in reversed(features.items())}
+    image = next((kinds[kind] for kind in _KINDS if kind in kinds), None)
+    label = kinds.get("ClassLabel")
+    if info.supervised_keys and all(key in features for key in info.supervised_keys[:2]):
+        image, label = info.supervised_keys[:2]
+    kind_of = {key: type(feature).__name__ for key, feature in features.items()}
+    if image is None or label is None or kind_of[image] not in _KINDS or kind_of[label] != "ClassLabel":
+        raise ConfigError(
+            f"config.data.name={name!r} is not a set of images, audio, video or arrays with one class each: choose "
+            "another."
+        )
+    shape = features[image].shape
+    if None in shape or not 1 <= len(shape) <= 4:
+        raise ConfigError(
+            f"config.data.name={name!r} holds examples of shape {shape} (None: any size): choose a set whose "
+            "examples are all of one shape, of 1 to 3 sizes and the channels."
+        )
+    return image, label
+
+
+def _check_memory(name: str, examples: int, shape: tuple[int, ...], dtype: np.dtype) -> None:
+    per_value = 2 if dtype == np.uint8 else max(8, dtype.itemsize + 4)  # two copies: one decoded, one for the pipeline
+    needed = examples * math.prod(shape) * per_value
+    if needed > (free := limits.free_memory()):
+        raise ConfigError(
+            f"{name} takes {limits.gigabytes(needed)} of memory ({examples:,} examples of shape {shape}), and "
+            f"{limits.gigabytes(free)} are free: take a part of it, such as 'train[:10%]'."
+        )
+
+
+def _is_prepared(builder: Any) -> bool:
+    return builder.info.splits is not None and len(builder.info.splits) > 0
+
+
+def _download(builder: Any, data: Config) -> None:
+    compatibility.give_downloads_up_sooner()
+    if not sys.stderr.isatty():
+        import_tfds().disable_progress_bar()
+    try:
+        with contextlib.redirect_stdout(sys.stderr):  # stdout is for results.
+            builder.download_and_prepare()
+    except Exception as error:  # TFDS raises many types of errors.
+        raise UserError(
+            f"The data set {data.name!r} is not prepared in {_data_dir(data)} and could not be downloaded "
+            f"({type(error).__name__}): connect this machine to the network, or point config.data.data_dir or "
+            "$TFDS_DATA_DIR to a prepared copy, or run --config=configs/quickstart.py, which needs no download."
+        ) from None
+
+
+def _data_dir(data: Config) -> str:
+    return data.data_dir or os.environ.get("TFDS_DATA_DIR") or os.path.join("~", "tensorflow_datasets")
