@@ -5,12 +5,12 @@ import os
 import pathlib
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from absl import app
 
 from jaxconv.config import Config, validate
-from jaxconv.errors import UserError
+from jaxconv.errors import ConfigError, UserError
 from jaxconv.flags import parse_flags
 from jaxconv.platform import allocator, compatibility
 from jaxconv.runs import interrupt
@@ -19,33 +19,56 @@ _VALIDATION = {"val_loss": "Validation score", "val_accuracy": "Validation accur
 _TEST = {"test_loss": "Test score", "test_accuracy": "Test accuracy"}
 
 
-def _train(config: Config, workdir: pathlib.Path) -> None:
+class Arguments(NamedTuple):
+    """What the command line gives a mode beside the config."""
+
+    workdir: pathlib.Path
+    json: bool = False
+    """Whether to print JSON."""
+
+
+def _train(config: Config, arguments: Arguments) -> None:
     from jaxconv import experiment, train
 
     experiment.start_jax(config)
-    _print_scores(train.train(config, workdir), _TEST)
+    _print_scores(train.train(config, arguments.workdir), _TEST)
 
 
-def _evaluate(config: Config, workdir: pathlib.Path) -> None:
+def _evaluate(config: Config, arguments: Arguments) -> None:
     from jaxconv import evaluate, experiment
 
     experiment.start_jax(config)
-    _print_scores(evaluate.evaluate(config, workdir), _VALIDATION | _TEST)
+    _print_scores(evaluate.evaluate(config, arguments.workdir), _VALIDATION | _TEST)
 
 
-def _preview(config: Config, workdir: pathlib.Path) -> None:
+def _preview(config: Config, arguments: Arguments) -> None:
     from jaxconv import preview
 
-    print(preview.preview(config, workdir))
+    print(preview.preview(config, arguments.workdir))
+
+
+def _explain(config: Config, arguments: Arguments) -> None:
+    from jaxconv import experiment, explain
+
+    experiment.start_jax(config)
+    explanation = explain.explain(config)
+    if arguments.json:
+        print(explain.to_json(explanation))
+    else:
+        explain.print_tables(explanation)
 
 
 # A mode imports what it needs when it runs: --help, a wrong command line and a preview do not wait for JAX.
-MODES: dict[str, Callable[[Config, pathlib.Path], None]] = {
+MODES: dict[str, Callable[[Config, Arguments], None]] = {
     "train": _train,
     "evaluate": _evaluate,
     "preview": _preview,
+    "explain": _explain,
 }
 """What --mode names: each prints its results to stdout, and everything else to stderr."""
+
+WITH_JSON = ("explain",)
+"""The modes that can print their results as JSON."""
 
 
 def start(main: Callable[[Config], None]) -> None:
@@ -62,13 +85,15 @@ def start(main: Callable[[Config], None]) -> None:
     app.run(main, flags_parser=parse)
 
 
-def run(mode: str, config: Config, workdir: str) -> None:
+def run(mode: str, config: Config, arguments: Arguments) -> None:
     """Run a mode. An error that a person can mend ends the process with its sentence and its exit status."""
     compatibility.quiet()
     try:
         interrupt.install()
         validate(config)
-        MODES[mode](config, pathlib.Path(workdir))
+        if arguments.json and mode not in WITH_JSON:
+            raise ConfigError(f"--json needs a mode that prints JSON ({', '.join(WITH_JSON)}): --mode={mode} does not.")
+        MODES[mode](config, arguments)
     except (UserError, interrupt.Interrupted) as error:
         _say(error)
         _wait_for_devices()

@@ -34,6 +34,7 @@ LENET = f"--config={ROOT}/configs/lenet.py"
         ([LENET, "--config.ops=onednnn"], ["config.ops='onednnn' must be one of auto, stock, xla, onednn"]),
         ([LENET, "--wokdir=x"], ["'wokdir'", "workdir"]),
         ([LENET, "--mode=tain"], ["--mode=tain", "train"]),
+        ([LENET, "--json"], ["--json needs a mode that prints JSON (explain): --mode=train does not."]),
         ([LENET, "--config.stop_on_nan", "False"], ["'False' does not belong to a flag"]),
     ],
 )
@@ -77,7 +78,7 @@ def test_wrong_config_files(tmp_path, text, parts):
 
 def test_help_names_the_flags_and_loads_neither_jax_nor_tensorflow():
     process = launch("--help", env={"COLUMNS": "80"})
-    for flag in ("--config", "--workdir", "--mode", *(f"\n  {key} (" for key in FIELDS)):
+    for flag in ("--config", "--workdir", "--mode", "--[no]json", *(f"\n  {key} (" for key in FIELDS)):
         assert flag in process.stdout
     assert all(len(line) <= 80 for line in process.stdout.splitlines())
     code = "import sys, launch; print([name for name in ('jax', 'tensorflow') if name in sys.modules])"

@@ -9,7 +9,7 @@ from tests.conftest import ROOT
 # From the top. A module imports from its own layer and from those below.
 LAYERS = [
     {"cli"},
-    {"flags", "train", "evaluate", "preview"},
+    {"flags", "train", "evaluate", "preview", "explain"},
     {"experiment"},
     {"runs"},
     {"training"},
@@ -19,7 +19,7 @@ LAYERS = [
     {"config", "platform"},
     {"errors"},
 ]
-MODES = {"cli", "train", "evaluate", "preview"}
+MODES = {"cli", "train", "evaluate", "preview", "explain"}
 
 
 def layer(name):

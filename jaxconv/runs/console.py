@@ -4,13 +4,12 @@ import time
 from typing import Any
 
 import flax.linen as nn
-import jax
-import jax.numpy as jnp
 from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from jaxconv.models import summary
 from jaxconv.models.registry import num_params
 from jaxconv.training.state import Sums
 
@@ -26,21 +25,14 @@ def say(line: str) -> None:
 
 def print_model(name: str, model: nn.Module, image_shape: tuple[int, ...]) -> None:
     """Print a table of the layers that have parameters, with the shape of their output for one image."""
-    layers = []
-
-    def forward(image: jax.Array) -> Any:
-        _, variables = model.init_with_output(jax.random.key(0), image, train=False, capture_intermediates=True)
-        layers.extend(layer for layer in variables["intermediates"] if layer in variables["params"])
-        return variables
-
-    variables = jax.eval_shape(forward, jnp.zeros((1, *image_shape)))
+    traced = summary.trace(model, image_shape)
     table = Table(title=f"{name}, input {image_shape}", box=box.SIMPLE_HEAD, show_footer=True, title_justify="left")
     table.add_column("layer", "total")
     table.add_column("output shape")
-    table.add_column("parameters", f"{num_params(variables['params']):,}", justify="right")
-    for layer in layers:
-        (output,) = variables["intermediates"][layer]["__call__"]
-        table.add_row(layer, str(output.shape[1:]), f"{num_params(variables['params'][layer]):,}")
+    table.add_column("parameters", f"{num_params(traced.variables['params']):,}", justify="right")
+    for call in traced.calls:
+        if call.num_params:
+            table.add_row(call.name, str(call.output_shape), f"{call.num_params:,}")
     console.print(table)
 
 
