@@ -14,8 +14,9 @@ import filelock
 from tensorboardX import SummaryWriter
 
 from jaxconv import __version__
-from jaxconv.config import Config, differences, to_json
+from jaxconv.config import Config, default_config, differences, flatten, to_json
 from jaxconv.errors import ConfigError, UserError
+from jaxconv.models import registry
 
 # These may differ between two starts of one run: they change results by rounding at most.
 _FREE_TO_CHANGE = {"num_devices", "ops", "checkpoint_every_steps", "stop_on_nan", "data.data_dir"}
@@ -35,13 +36,21 @@ def check(workdir: pathlib.Path, config: Config) -> None:
     free = _FREE_TO_CHANGE
     if config.optimizer.schedule == "constant":  # any other schedule is a function of num_epochs
         free = free | {"num_epochs"}
-    changed = differences(there, json.loads(to_json(config)), but=free)
+    changed = differences(_with_new_fields(there, config), json.loads(to_json(config)), but=free)
     if changed:
         raise ConfigError(
             f"--workdir={workdir} holds a run of another config:\n"
             + "\n".join(changed)
             + "\nName another --workdir, or repeat the command that began this run."
         )
+
+
+def _with_new_fields(there: dict[str, Any], config: Config) -> dict[str, Any]:
+    """Add the fields that an earlier version did not have. Their defaults are what that version did."""
+    defaults = default_config()
+    defaults.model.name = config.model.name
+    defaults.model = registry.resolve(defaults.model)
+    return flatten(json.loads(to_json(defaults))) | flatten(there)
 
 
 @contextlib.contextmanager
