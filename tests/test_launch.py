@@ -120,6 +120,31 @@ def test_killed_in_mid_epoch_and_resumed_equals_uninterrupted(tiny_config, tmp_p
     assert summary == whole_summary
 
 
+@pytest.mark.parametrize("recipe", ["mnist1d", "moving_digits"])
+def test_signals_and_clips_are_trained_resumed_evaluated_and_drawn(recipe, tmp_path):
+    small = [
+        "--config.data.train=train[:320]",
+        "--config.data.validation=train[320:400]",
+        "--config.data.test=test[:80]",
+    ]
+    small += ["--config.model.filters=((4,), (4,))", "--config.num_epochs=3", "--config.checkpoint_every_steps=2"]
+    arguments = [f"--config=configs/{recipe}.py", *small, "--config.augment.noise=0.1"]
+    whole = launch(*arguments, f"--workdir={tmp_path}/whole")
+    process = start(*arguments, f"--workdir={tmp_path}/run")
+    wait_for_step(tmp_path / "run", 2, process)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    resumed = launch(*arguments, f"--workdir={tmp_path}/run")
+    assert "Resumed at step " in resumed.stderr
+    assert resumed.stdout == whole.stdout
+    assert read(tmp_path / "run") == read(tmp_path / "whole")
+    evaluated = launch(*arguments, f"--workdir={tmp_path}/run", "--mode=evaluate")
+    assert evaluated.stdout.endswith(whole.stdout)
+    drawn = launch(*arguments, f"--workdir={tmp_path}/run", "--mode=preview")
+    assert drawn.stdout == f"{tmp_path}/run/figures/preview.png\n"
+    assert (tmp_path / "run" / "figures" / "preview.png").exists()
+
+
 def test_one_and_four_devices_agree(tiny_config, tmp_path):
     runs = {}
     for devices in (1, 4):
@@ -247,7 +272,7 @@ def test_ctrl_c_during_a_download(tmp_path):
 
 
 IN_FLIGHT = """
-import sys, time
+import pathlib, sys, time
 import jax, jax.numpy as jnp
 from jaxconv import cli, train
 from jaxconv.config import default_config
@@ -264,7 +289,7 @@ def fail(config, workdir):
 
 kept = []
 train.train = fail
-cli.run("train", default_config(), "unused")
+cli.run("train", default_config(), cli.Arguments(pathlib.Path("unused")))
 """
 
 

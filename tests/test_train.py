@@ -10,9 +10,11 @@ import pytest
 
 from jaxconv import experiment
 from jaxconv.data import pipeline
+from jaxconv.data.tensorflow import import_tfds
 from jaxconv.parallel.sharding import replicated
 from jaxconv.runs import checkpoint
 from jaxconv.train import train
+from tests.conftest import prepare
 
 
 @pytest.fixture
@@ -72,3 +74,30 @@ def test_what_auto_meant_is_kept_on_resume(tiny, tmp_path):
     again = train(tiny, tmp_path / "run")
     assert (again["config"]["ops"], again["params_sha256"]) == ("xla", whole["params_sha256"])
     assert json.loads((tmp_path / "run" / "config.json").read_text())["ops"] == "xla"
+
+
+def test_a_net_reads_words_of_one_hot_characters(tiny, tmp_path):
+    """Texts of 24 of 5 characters: does the word "abc" occur? A window of 3 characters sees it, wherever it is."""
+    rng = np.random.default_rng(0)
+
+    def texts(count):
+        for i in range(count):
+            characters = rng.integers(0, 5, 24)
+            if i % 2:
+                place = rng.integers(0, 22)
+                characters[place : place + 3] = 0, 1, 2
+            label = int("012" in "".join(map(str, characters)))
+            yield {"text": np.eye(5, dtype=np.float32)[characters], "label": label}
+
+    features = import_tfds().features
+    described = {
+        "text": features.Tensor(shape=(24, 5), dtype=np.float32),
+        "label": features.ClassLabel(num_classes=2),
+    }
+    prepare("texts", tmp_path / "data", described, {"train": texts(1200), "test": texts(300)})
+    tiny.data.name, tiny.data.data_dir = "texts", str(tmp_path / "data")
+    tiny.model.filters, tiny.model.kernel_size, tiny.model.global_pooling = ((16,),), (3,), "max"
+    tiny.model.dropout = tiny.model.dense_dropout = 0.0
+    tiny.optimizer.learning_rate, tiny.num_epochs = 1e-2, 8
+    summary = train(tiny, tmp_path / "run")
+    assert summary["test_accuracy"] > 0.95
