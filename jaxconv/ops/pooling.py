@@ -1,4 +1,4 @@
-"""Max-pooling and average-pooling: JAX's own, a form of max-pooling that XLA compiles to fast code for a CPU, oneDNN's.
+"""Max-pooling and average-pooling: JAX's own, max-pooling that XLA compiles to fast code for a CPU, and oneDNN's.
 
 Padding is never a maximum, and does not count in a mean.
 """
