@@ -96,7 +96,8 @@ def plot(results: pathlib.Path, docs: pathlib.Path) -> None:
     }
     sets: dict[str, list[str]] = {}
     for name, summary in summaries.items():
-        sets.setdefault(summary["config"]["data"]["name"], []).append(name)
+        data = summary["config"]["data"]["name"].removesuffix("_frame")  # a frame beside its clips
+        sets.setdefault(data, []).append(name)
     figure, axes = _panels(list(sets))
     for axis, names in zip(axes, sets.values(), strict=True):
         for name in names:
@@ -122,8 +123,13 @@ def _panels(titles: list[str]) -> tuple[Any, Any]:
     matplotlib.use("agg")
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(5 * len(titles), 3.5), layout="constrained")
-    axes = figure.subplots(1, len(titles), squeeze=False)[0]
+    columns = min(len(titles), 3)
+    rows = -(-len(titles) // columns)
+    figure = Figure(figsize=(5 * columns, 3.5 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).flat
+    for axis in axes[len(titles) :]:
+        axis.remove()
+    axes = axes[: len(titles)]
     for axis, title in zip(axes, titles, strict=True):
         axis.set(title=title, xlabel="epoch")
         axis.xaxis.get_major_locator().set_params(integer=True)
