@@ -68,6 +68,15 @@ def _one_of(*choices: str) -> Check:
     return Check(lambda value: value in choices, f"one of {', '.join(choices)}")
 
 
+def _sizes_at_each(layer: str) -> Check:
+    def test(value: Any) -> bool:
+        return _is_size(value) or (isinstance(value, tuple) and 1 <= len(value) <= 3 and all(map(_is_size, value)))
+
+    return Check(
+        test, f"{_A_SIZE} at each {layer}, or a tuple of one such number for each dimension of the data, such as (3, 3)"
+    )
+
+
 _MAX_SIZE = 65536
 """An upper bound of what takes memory. It catches slips of the keyboard: no sensible value is larger."""
 
@@ -79,10 +88,6 @@ def _is_size(value: Any) -> bool:
 _A_SIZE = f"from 1 to {_MAX_SIZE}"
 _SIZE = Check(_is_size, _A_SIZE)
 _SIZES = Check(lambda value: all(map(_is_size, value)), f"a tuple of numbers {_A_SIZE}, such as (512,)")
-_SIZE_BY_DIMENSION = Check(
-    lambda value: _is_size(value) or (isinstance(value, tuple) and 1 <= len(value) <= 3 and all(map(_is_size, value))),
-    f"{_A_SIZE}, or a tuple of one such number for each dimension of the data, such as (3, 3)",
-)
 _STAGES = Check(
     lambda value: all(isinstance(stage, tuple) and stage and all(map(_is_size, stage)) for stage in value),
     f"a tuple of stages, each a tuple of numbers {_A_SIZE}, such as ((32, 32), (64, 64))",
@@ -179,16 +184,16 @@ FIELDS: dict[str, Field] = {
         "that are None their values",
     ),
     "model.filters": Field(tuple, "filters of each convolution, by stage", _STAGES),
-    "model.kernel_size": Field(int | tuple, "size of the kernel of each convolution", _SIZE_BY_DIMENSION),
-    "model.strides": Field(int | tuple, "strides of each convolution", _SIZE_BY_DIMENSION),
+    "model.kernel_size": Field(int | tuple, "size of the kernel of each convolution", _sizes_at_each("convolution")),
+    "model.strides": Field(int | tuple, "strides of each convolution", _sizes_at_each("convolution")),
     "model.padding": Field(str, 'padding of each convolution, "same" or "valid"'),
     "model.batch_norm": Field(bool, "normalise the output of each convolution over the batch (arXiv:1502.03167)"),
     "model.pooling": Field(str, 'pooling at the end of each stage, "max" or "average"'),
-    "model.pool_size": Field(int | tuple, "size of the pooling windows", _SIZE_BY_DIMENSION),
+    "model.pool_size": Field(int | tuple, "size of the pooling windows", _sizes_at_each("pooling")),
     "model.pool_strides": Field(
         int | tuple,
         "strides of the pooling windows; None: model.pool_size, so that they do not overlap",
-        _SIZE_BY_DIMENSION,
+        _sizes_at_each("pooling"),
     ),
     "model.pool_padding": Field(str, 'padding of each pooling, "same" or "valid"'),
     "model.global_pooling": Field(
