@@ -64,8 +64,8 @@ def _below(high: float, unit: str = "") -> Check:
     return Check(lambda value: 0 <= value < high, f"at least 0 and below {high}{unit}")
 
 
-def _one_of(*choices: str) -> Check:
-    return Check(lambda value: value in choices, f"one of {', '.join(choices)}")
+def _one_of(*choices: Any) -> Check:
+    return Check(lambda value: value in choices, f"one of {', '.join(map(str, choices))}")
 
 
 def _sizes_at_each(layer: str) -> Check:
@@ -121,11 +121,45 @@ FIELDS: dict[str, Field] = {
         "alpha of the Beta distribution of the share of a second image (arXiv:1710.09412); 0: no mixup",
         _NOT_NEGATIVE,
     ),
+    "init_from": Field(
+        str, "workdir of another run; its parameters are where this one starts, as far as their shapes agree"
+    ),
+    "freeze_stages": Field(
+        0, "number of stages, from the first, whose parameters and batch statistics stay as they are", _NOT_NEGATIVE
+    ),
+    "class_weights": Field(
+        "none",
+        'weight of each class in the loss of training: "none", or "balanced" the inverse of its share of the examples',
+        _one_of("none", "balanced"),
+    ),
+    "early_stopping_epochs": Field(
+        0, "end the run after this many epochs without a better validation accuracy; 0: never", _NOT_NEGATIVE
+    ),
     "data.name": Field(
         "mnist",
         "a set of TensorFlow Datasets of images, audio, video or arrays with one class each, or one that needs no "
-        'download: "mnist_sample", "mnist1d", "moving_digits" or "moving_digits_frame"',
+        'download: "mnist_sample", "mnist1d", "moving_digits" or "moving_digits_frame"; "image_folder": data.dir',
     ),
+    "data.dir": Field(str, 'folder of images, CLASS/FILE or train, validation and test/CLASS/FILE; for "image_folder"'),
+    "data.image_size": Field(
+        int | tuple, "height and width to which the images of a folder are brought", _sizes_at_each("image")
+    ),
+    "data.channels": Field(
+        3, "channels to which the images of a folder are brought: 3 for colour, 1 for grey", _one_of(1, 3)
+    ),
+    "data.fit": Field(
+        "crop",
+        'how an image is brought to a size, in a folder and by --mode=predict: "stretch" it, "crop" its middle or '
+        '"pad" it with black',
+        _one_of("stretch", "crop", "pad"),
+    ),
+    "data.held_out": Field(
+        0.15,
+        "share of the images of a folder for each of validation and test, where it has no such split",
+        Check(lambda value: 0 < value < 0.5, "above 0 and below 0.5"),
+    ),
+    "data.split_seed": Field(0, "seed by which they are chosen", _between(0, 2**31 - 1)),
+    "data.strict": Field(False, "refuse a folder with files that cannot be read, instead of leaving them out"),
     "data.train": Field("train[:80%]", "split to train on"),
     "data.validation": Field("train[80%:]", "split to validate on after each epoch"),
     "data.test": Field("test", "split to test on once, at the end"),

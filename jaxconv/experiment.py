@@ -21,6 +21,7 @@ from jaxconv.parallel.mesh import make_mesh, prefetch_to_devices
 from jaxconv.parallel.sharding import replicated, split_by_example
 from jaxconv.platform import devices
 from jaxconv.platform.limits import cores
+from jaxconv.runs.signature import Signature
 from jaxconv.training import memory
 from jaxconv.training.optimizers import create_optimizer, create_schedule
 from jaxconv.training.state import Batch, Sums, TrainState, create_state
@@ -49,6 +50,18 @@ class Experiment(NamedTuple):
     def image_shape(self) -> tuple[int, ...]:
         """The shape of one image: (*spatial, channels)."""
         return self.train.images.shape[1:]
+
+    @property
+    def signature(self) -> Signature:
+        """What the net takes and gives."""
+        return Signature(
+            class_names=self.source.class_names,
+            image_shape=self.image_shape,
+            dtype=self.train.images.dtype.name,
+            mean=tuple(map(float, self.normalizer.mean)),
+            std=tuple(map(float, self.normalizer.std)),
+            train_examples=len(self.train.labels),
+        )
 
     @property
     def last_step(self) -> int:

@@ -17,7 +17,7 @@ from jaxconv.ops import onednn
 from jaxconv.parallel.mesh import prefetch_to_devices
 from jaxconv.parallel.sharding import replicated
 from jaxconv.platform import devices
-from jaxconv.runs import checkpoint, console, interrupt
+from jaxconv.runs import checkpoint, console, interrupt, signature
 from jaxconv.runs import workdir as files
 from jaxconv.runs.clock import Clock
 from jaxconv.training.chunks import chunks
@@ -49,6 +49,7 @@ def train(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
     with files.claim(workdir, config):
         if (summary := _finished(workdir, config)) is not None:  # by another process, meanwhile
             return summary
+        signature.keep(workdir, setup.signature)
         _introduce(setup, workdir)
         state, history = _restore(setup, workdir, clock)
         train_step, eval_step = experiment.compile_steps(config, setup.mesh, setup.state, setup.image_shape)

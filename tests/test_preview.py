@@ -52,7 +52,7 @@ def test_a_workdir_that_cannot_be_written(tiny, tmp_path):
 def source_of(images, monkeypatch):
     """Let every config name these images, as their training split."""
     train = Examples(images, np.zeros(len(images), np.int32))
-    source = Source(2, images.shape[1:], "mine", lambda split: train, lambda split: None)
+    source = Source(("a", "b"), images.shape[1:], "mine", lambda split: train, lambda split: None)
     monkeypatch.setattr(sources, "open_source", lambda data: source)
     return train
 

@@ -13,8 +13,17 @@ from jaxconv.data import sample
 from jaxconv.data.examples import Examples, Source, from_arrays
 from jaxconv.data.order import random_words
 
-DIRECTIONS = ((0, 1), (1, 1), (1, 0), (1, -1), (0, -1), (-1, -1), (-1, 0), (-1, 1))
-"""(down, right) of each class: right, and then clockwise by 45 degrees each."""
+DIRECTIONS = {
+    "right": (0, 1),
+    "down and right": (1, 1),
+    "down": (1, 0),
+    "down and left": (1, -1),
+    "left": (0, -1),
+    "up and left": (-1, -1),
+    "up": (-1, 0),
+    "up and right": (-1, 1),
+}
+"""(down, right) of each class."""
 FRAMES, SIDE = 8, 20
 """Frames of a clip, and pixels of a side of its canvas."""
 
@@ -46,7 +55,7 @@ def _open(name: str, image_shape: tuple[int, ...], frames: slice | int) -> Sourc
     return from_arrays(
         name,
         version=f"of {sample.version()}",
-        num_classes=len(DIRECTIONS),
+        class_names=tuple(DIRECTIONS),
         image_shape=image_shape,
         sizes=_SIZES,
         make=make,
@@ -75,7 +84,7 @@ def clips(
         return (words % np.uint64(choices)).astype(np.int64)
 
     labels = draw(_DIRECTION, len(DIRECTIONS))
-    velocity = np.array(DIRECTIONS)[labels] * (1 + draw(_SPEED, _MAX_SPEED))[:, None]
+    velocity = np.array(list(DIRECTIONS.values()))[labels] * (1 + draw(_SPEED, _MAX_SPEED))[:, None]
     start = np.stack([draw(_ROW, SIDE), draw(_COLUMN, SIDE)], axis=1)
 
     small = digits[numbers, ..., 0].reshape(-1, 14, 2, 14, 2).mean(axis=(2, 4)).round().astype(np.uint8)

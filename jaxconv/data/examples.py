@@ -1,6 +1,6 @@
 """What every data set comes down to: examples in memory, and a source that loads them split by split."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,10 +18,19 @@ class Examples(NamedTuple):
     labels: Int32[np.ndarray, " examples"]
 
 
+class Findings(NamedTuple):
+    """What a source found in its files."""
+
+    counts: dict[str, int]
+    """Numbers for summary.json, such as that of unreadable files."""
+    notes: list[str]
+    """Sentences for the person who trains."""
+
+
 class Source(NamedTuple):
     """A data set that is not loaded yet. It loads a split by a name such as "train[:80%]"."""
 
-    num_classes: int
+    class_names: tuple[str, ...]
     image_shape: tuple[int, ...]
     """The shape of one example: (*spatial, channels)."""
     version: str
@@ -29,6 +38,13 @@ class Source(NamedTuple):
     load: Callable[[str], Examples]
     check_split: Callable[[str], object]
     """Raises ConfigError if a split is unknown or empty, as `load` does. It reads no data."""
+    examine: Callable[[], Findings] = lambda: Findings({}, [])
+    """Looks at all files of the set. It may read all of them."""
+
+    @property
+    def num_classes(self) -> int:
+        """The number of classes."""
+        return len(self.class_names)
 
 
 def check(examples: Examples, num_classes: int, name: str, like: Examples | None = None) -> Examples:
@@ -106,7 +122,7 @@ def from_arrays(
     name: str,
     *,
     version: str,
-    num_classes: int,
+    class_names: Sequence[str],
     image_shape: tuple[int, ...],
     sizes: Mapping[str, int],
     make: Callable[[str], Examples],
@@ -116,7 +132,7 @@ def from_arrays(
     Args:
         name: the name of the data set.
         version: the version of its data.
-        num_classes: the number of classes.
+        class_names: the names of the classes.
         image_shape: the shape of one example.
         sizes: the number of examples of each whole split.
         make: makes a whole split.
@@ -132,6 +148,6 @@ def from_arrays(
         whole = {of: make(of) for of in {of for of, _ in asked}}
         images = np.concatenate([whole[of].images[part] for of, part in asked])
         labels = np.concatenate([whole[of].labels[part] for of, part in asked])
-        return check(Examples(images, labels), num_classes, repr(split))
+        return check(Examples(images, labels), len(class_names), repr(split))
 
-    return Source(num_classes, image_shape, version, load, check_split)
+    return Source(tuple(class_names), image_shape, version, load, check_split)

@@ -34,7 +34,7 @@ def mnist_sample() -> Source:
     return from_arrays(
         "mnist_sample",
         version=version(),
-        num_classes=10,
+        class_names="0123456789",
         image_shape=IMAGE_SHAPE,
         sizes={"train": SIZE},
         make=lambda split: digits(),

@@ -24,7 +24,9 @@ def mnist1d() -> Source:
         images, labels = arrays[:2] if split == "train" else arrays[2:]
         return Examples(images, labels)
 
-    return from_arrays("mnist1d", version=version, num_classes=10, image_shape=(_LENGTH, 1), sizes=_SIZES, make=make)
+    return from_arrays(
+        "mnist1d", version=version, class_names="0123456789", image_shape=(_LENGTH, 1), sizes=_SIZES, make=make
+    )
 
 
 def _make() -> tuple[np.ndarray, ...]:

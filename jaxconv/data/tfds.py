@@ -42,7 +42,7 @@ def open_set(data: Config, others: Collection[str]) -> Source:
     if not _is_prepared(builder):
         _download(builder, data)
     image, label = _input_and_label(builder.info, data.name)
-    feature, num_classes = builder.info.features[image], builder.info.features[label].num_classes
+    feature, class_names = builder.info.features[image], tuple(builder.info.features[label].names)
     image_shape = feature.shape if len(feature.shape) > 1 else (*feature.shape, 1)
 
     def check_split(split: str) -> list[tuple[str, slice]]:
@@ -67,9 +67,9 @@ def open_set(data: Config, others: Collection[str]) -> Source:
                 f"The split {split!r} of {data.name!r} in {_data_dir(data)} cannot be read: see to the disk, or "
                 f"prepare the set anew. ({reason})"
             ) from None
-        return check(Examples(*arrays), num_classes, repr(split))
+        return check(Examples(*arrays), len(class_names), repr(split))
 
-    return Source(num_classes, image_shape, builder.info.full_name, load, check_split)
+    return Source(class_names, image_shape, builder.info.full_name, load, check_split)
 
 
 def _input_and_label(info: Any, name: str) -> tuple[str, str]:

@@ -164,7 +164,7 @@ def read_config(workdir: pathlib.Path) -> dict[str, Any] | None:
     Raises:
         UserError: it is no JSON.
     """
-    return _read_json(workdir / "config.json")
+    return read_json(workdir / "config.json")
 
 
 def read_summary(workdir: pathlib.Path) -> dict[str, Any] | None:
@@ -173,12 +173,12 @@ def read_summary(workdir: pathlib.Path) -> dict[str, Any] | None:
     Raises:
         UserError: a file of the run is no JSON.
     """
-    summary, config = (_read_json(workdir / name) for name in ("summary.json", "config.json"))
+    summary, config = (read_json(workdir / name) for name in ("summary.json", "config.json"))
     return summary if summary and config and summary["epochs"] == config["num_epochs"] else None
 
 
-def _read_json(path: pathlib.Path) -> Any:
-    """Read a JSON file; None where there is none.
+def read_json(path: pathlib.Path) -> Any:
+    """Read a JSON file of a run; None where there is none.
 
     Raises:
         UserError: it is no JSON.

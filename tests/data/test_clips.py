@@ -23,7 +23,10 @@ def test_a_digit_moves_in_the_direction_of_its_class(split):
             speed
             for speed in (1, 2)
             if all(
-                (np.roll(clip[0], speed * frame * np.array(DIRECTIONS[label]), axis=(0, 1)) == clip[frame]).all()
+                (
+                    np.roll(clip[0], speed * frame * np.array(list(DIRECTIONS.values())[label]), axis=(0, 1))
+                    == clip[frame]
+                ).all()
                 for frame in range(FRAMES)
             )
         ]

@@ -61,7 +61,9 @@ def numbered():
         return Examples(np.zeros((len(labels), 2, 1), np.uint8), labels)
 
     sizes = {"train": 30, "test": 20}
-    return from_arrays("mine", version="1", num_classes=50, image_shape=(2, 1), sizes=sizes, make=make)
+    return from_arrays(
+        "mine", version="1", class_names=[str(i) for i in range(50)], image_shape=(2, 1), sizes=sizes, make=make
+    )
 
 
 @pytest.mark.parametrize(
