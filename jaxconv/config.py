@@ -142,7 +142,14 @@ FIELDS: dict[str, Field] = {
     ),
     "data.dir": Field(str, 'folder of images, CLASS/FILE or train, validation and test/CLASS/FILE; for "image_folder"'),
     "data.image_size": Field(
-        int | tuple, "height and width to which the images of a folder are brought", _sizes_at_each("image")
+        int | tuple,
+        "height and width to which the images of a folder are brought; one number for both",
+        Check(
+            lambda value: (
+                _is_size(value) or (isinstance(value, tuple) and len(value) == 2 and all(map(_is_size, value)))
+            ),
+            f"{_A_SIZE}, or a tuple of two such numbers, height and width, such as (48, 64)",
+        ),
     ),
     "data.channels": Field(
         3, "channels to which the images of a folder are brought: 3 for colour, 1 for grey", _one_of(1, 3)

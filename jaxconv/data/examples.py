@@ -1,5 +1,6 @@
 """What every data set comes down to: examples in memory, and a source that loads them split by split."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -8,6 +9,7 @@ from jaxtyping import Float32, Int32, UInt8
 
 from jaxconv.data.tensorflow import import_tfds
 from jaxconv.errors import ConfigError
+from jaxconv.platform import limits
 
 
 class Examples(NamedTuple):
@@ -39,7 +41,7 @@ class Source(NamedTuple):
     check_split: Callable[[str], object]
     """Raises ConfigError if a split is unknown or empty, as `load` does. It reads no data."""
     examine: Callable[[], Findings] = lambda: Findings({}, [])
-    """Looks at all files of the set. It may read all of them."""
+    """Looks at all files of the set, once. It may read all of them, and raises the errors of `load`."""
 
     @property
     def num_classes(self) -> int:
@@ -89,6 +91,28 @@ def check(examples: Examples, num_classes: int, name: str, like: Examples | None
     return examples
 
 
+def check_memory(name: str, examples: int, shape: tuple[int, ...], dtype: np.dtype, advice: str) -> None:
+    """Check that a split fits into the free memory.
+
+    Args:
+        name: the beginning of the sentence of the error.
+        examples: the number of examples.
+        shape: the shape of one.
+        dtype: the dtype of its values.
+        advice: the end of that sentence, what to do.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    per_value = 2 if dtype == np.uint8 else max(8, dtype.itemsize + 4)  # two copies: one decoded, one for the pipeline
+    needed = examples * math.prod(shape) * per_value
+    if needed > (free := limits.free_memory()):
+        raise ConfigError(
+            f"{name} takes {limits.gigabytes(needed)} of memory ({examples:,} examples of shape {shape}), and "
+            f"{limits.gigabytes(free)} are free: {advice}."
+        )
+
+
 def parts(split: str, known: Mapping[str, Any], name: str) -> list[tuple[str, slice]]:
     """Parse the name of a split in the notation of TFDS, such as "train[:80%]" or "train+test".
 
@@ -134,18 +158,18 @@ def from_arrays(
         version: the version of its data.
         class_names: the names of the classes.
         image_shape: the shape of one example.
-        sizes: the number of examples of each whole split.
+        sizes: the number of examples of each whole split, or more, where `make` can return fewer.
         make: makes a whole split.
     """
     split_info = import_tfds().core.SplitInfo
-    known = {split: split_info(name=split, shard_lengths=[size], num_bytes=0) for split, size in sizes.items()}
 
-    def check_split(split: str) -> list[tuple[str, slice]]:
+    def check_split(split: str, sizes: Mapping[str, int] = sizes) -> list[tuple[str, slice]]:
+        known = {split: split_info(name=split, shard_lengths=[size], num_bytes=0) for split, size in sizes.items()}
         return parts(split, known, name)
 
     def load(split: str) -> Examples:
-        asked = check_split(split)
-        whole = {of: make(of) for of in {of for of, _ in asked}}
+        whole = {of: make(of) for of in {of for of, _ in check_split(split)}}
+        asked = check_split(split, dict(sizes) | {of: len(examples.labels) for of, examples in whole.items()})
         images = np.concatenate([whole[of].images[part] for of, part in asked])
         labels = np.concatenate([whole[of].labels[part] for of, part in asked])
         return check(Examples(images, labels), len(class_names), repr(split))

@@ -1,9 +1,9 @@
-"""The data sets by name. A set that is not in `SOURCES` is one of TensorFlow Datasets."""
+"""The data sets by name: "image_folder", those in `SOURCES`, and those of TensorFlow Datasets."""
 
 from collections.abc import Callable
 
 from jaxconv.config import Config
-from jaxconv.data import clips, sample, signals, tfds
+from jaxconv.data import clips, folder, sample, signals, tfds
 from jaxconv.data.examples import Source
 
 SOURCES: dict[str, Callable[[], Source]] = {
@@ -27,8 +27,11 @@ def open_source(data: Config) -> Source:
 
     Raises:
         UserError: the data set is not on this machine and cannot be downloaded.
-        ConfigError: the data set is unknown, or its examples are not arrays of one shape with one class each.
+        ConfigError: the data set is unknown, or its examples are not arrays of one shape with one class each, or
+            config.data.dir is not a folder of images.
     """
+    if data.name == "image_folder":
+        return folder.image_folder(data)
     if data.name in SOURCES:
         return SOURCES[data.name]()
-    return tfds.open_set(data, others=SOURCES)
+    return tfds.open_set(data, others=[*SOURCES, "image_folder"])

@@ -1,7 +1,6 @@
 """Sets of TensorFlow Datasets by name: images, audio, video or arrays of one shape, with one class each."""
 
 import contextlib
-import math
 import os
 import sys
 from collections.abc import Collection
@@ -10,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from jaxconv.config import Config, did_you_mean
-from jaxconv.data.examples import Examples, Source, check, parts
+from jaxconv.data.examples import Examples, Source, check, check_memory, parts
 from jaxconv.data.tensorflow import import_tensorflow, import_tfds
 from jaxconv.errors import ConfigError, UserError
-from jaxconv.platform import cache, compatibility, limits
+from jaxconv.platform import cache, compatibility
 
 _KINDS = ("Image", "Video", "Audio", "Tensor")
 """The features of TFDS that can be the input of a net. Where a set has several, the first kind counts."""
@@ -57,7 +56,8 @@ def open_set(data: Config, others: Collection[str]) -> Source:
 
     def load(split: str) -> Examples:
         examples = sum(part.stop - part.start for _, part in check_split(split))
-        _check_memory(f"The split {split!r} of {data.name!r}", examples, image_shape, np.dtype(feature.np_dtype))
+        dtype, advice = np.dtype(feature.np_dtype), "take a part of it, such as 'train[:10%]'"
+        check_memory(f"The split {split!r} of {data.name!r}", examples, image_shape, dtype, advice)
         files = [file for info in builder.info.splits.values() for file in info.filepaths]
         try:
             arrays = cache.arrays(f"{builder.info.full_name} {split} {image_shape}", files, lambda: decode(split))
@@ -98,16 +98,6 @@ def _input_and_label(info: Any, name: str) -> tuple[str, str]:
             "examples are all of one shape, of 1 to 3 sizes and the channels."
         )
     return image, label
-
-
-def _check_memory(name: str, examples: int, shape: tuple[int, ...], dtype: np.dtype) -> None:
-    per_value = 2 if dtype == np.uint8 else max(8, dtype.itemsize + 4)  # two copies: one decoded, one for the pipeline
-    needed = examples * math.prod(shape) * per_value
-    if needed > (free := limits.free_memory()):
-        raise ConfigError(
-            f"{name} takes {limits.gigabytes(needed)} of memory ({examples:,} examples of shape {shape}), and "
-            f"{limits.gigabytes(free)} are free: take a part of it, such as 'train[:10%]'."
-        )
 
 
 def _is_prepared(builder: Any) -> bool:
