@@ -1,10 +1,12 @@
-"""Train, evaluate or explain a convolutional network, or preview its images.
+"""Train a convolutional network, evaluate, explain, use or export it, or preview its images.
 
 python launch.py --config=configs/quickstart.py
 python launch.py --config=configs/lenet.py --workdir=runs/mine --config.seed=1
 python launch.py --config=configs/lenet.py --workdir=runs/mine --mode=evaluate
 python launch.py --config=configs/lenet.py --mode=explain
 python launch.py --config=configs/cifar_deep_augment.py --mode=preview
+python launch.py --config=configs/lenet.py --mode=predict --images=digit.jpg
+python launch.py --config=configs/lenet.py --mode=export
 
 The same command again goes on where a run left off.
 """
@@ -22,13 +24,17 @@ CONFIG = flags.DEFINE_string(
 WORKDIR = flags.DEFINE_string("workdir", None, "Where the run is kept; runs/NAME for configs/NAME.py if not given.")
 MODE = flags.DEFINE_enum("mode", "train", list(cli.MODES), "What to do.")
 JSON = flags.DEFINE_bool("json", False, f"Print the results as JSON. For --mode={' and '.join(cli.WITH_JSON)}.")
+IMAGES = flags.DEFINE_multi_string(
+    "images", [], "Files, directories or globs, parted by commas; may be repeated. For --mode=predict."
+)
+TOP = flags.DEFINE_integer("top", 3, "How many classes of each image to print. For --mode=predict.")
 
 
 def main(config: Config) -> None:
     """Hand over to jaxconv."""
     name = pathlib.Path(CONFIG.value or "").stem
     workdir = pathlib.Path(WORKDIR.value or f"runs/{name}")
-    cli.run(MODE.value, config, cli.Arguments(workdir, json=JSON.value))
+    cli.run(MODE.value, config, cli.Arguments(workdir, json=JSON.value, images=tuple(IMAGES.value), top=TOP.value))
 
 
 if __name__ == "__main__":

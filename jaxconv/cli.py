@@ -25,6 +25,10 @@ class Arguments(NamedTuple):
     workdir: pathlib.Path
     json: bool = False
     """Whether to print JSON."""
+    images: tuple[str, ...] = ()
+    """Files, directories and globs."""
+    top: int = 3
+    """The number of classes of each prediction."""
 
 
 def _train(config: Config, arguments: Arguments) -> None:
@@ -58,16 +62,44 @@ def _explain(config: Config, arguments: Arguments) -> None:
         explain.print_tables(explanation)
 
 
+def _predict(config: Config, arguments: Arguments) -> None:
+    from jaxconv import experiment, predict
+    from jaxconv.runs import console
+
+    if arguments.top < 1:
+        raise ConfigError(f"--top={arguments.top} must be 1 or more.")
+    paths = predict.find(arguments.images)
+    experiment.start_jax(config)
+    unreadable = 0
+    for prediction in console.track(predict.predict(config, arguments.workdir, paths, arguments.top), len(paths)):
+        unreadable += prediction.error is not None
+        if arguments.json:
+            print(prediction.to_json())
+        else:
+            print(prediction.to_text(), file=sys.stderr if prediction.error else sys.stdout)
+    if unreadable:
+        raise UserError(f"{unreadable} of {len(paths)} files could not be read; the others have their classes.")
+
+
+def _export(config: Config, arguments: Arguments) -> None:
+    from jaxconv import experiment, export
+
+    experiment.start_jax(config)
+    print(export.export(config, arguments.workdir))
+
+
 # A mode imports what it needs when it runs: --help, a wrong command line and a preview do not wait for JAX.
 MODES: dict[str, Callable[[Config, Arguments], None]] = {
     "train": _train,
     "evaluate": _evaluate,
     "preview": _preview,
     "explain": _explain,
+    "predict": _predict,
+    "export": _export,
 }
 """What --mode names: each prints its results to stdout, and everything else to stderr."""
 
-WITH_JSON = ("explain",)
+WITH_JSON = ("explain", "predict")
 """The modes that can print their results as JSON."""
 
 
@@ -93,7 +125,11 @@ def run(mode: str, config: Config, arguments: Arguments) -> None:
         validate(config)
         if arguments.json and mode not in WITH_JSON:
             raise ConfigError(f"--json needs a mode that prints JSON ({', '.join(WITH_JSON)}): --mode={mode} does not.")
+        if bool(arguments.images) != (mode == "predict"):
+            raise ConfigError("--images and --mode=predict need each other: --mode=predict --images=FILES.")
         MODES[mode](config, arguments)
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os._exit(0)
     except (UserError, interrupt.Interrupted) as error:
         _say(error)
         _wait_for_devices()

@@ -34,7 +34,7 @@ LENET = f"--config={ROOT}/configs/lenet.py"
         ([LENET, "--config.ops=onednnn"], ["config.ops='onednnn' must be one of auto, stock, xla, onednn"]),
         ([LENET, "--wokdir=x"], ["'wokdir'", "workdir"]),
         ([LENET, "--mode=tain"], ["--mode=tain", "train"]),
-        ([LENET, "--json"], ["--json needs a mode that prints JSON (explain): --mode=train does not."]),
+        ([LENET, "--json"], ["--json needs a mode that prints JSON (explain, predict): --mode=train does not."]),
         ([LENET, "--config.stop_on_nan", "False"], ["'False' does not belong to a flag"]),
     ],
 )

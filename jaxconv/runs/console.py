@@ -1,7 +1,9 @@
 """What a run prints, all to stderr: a table and a bar on a terminal, plain lines elsewhere."""
 
+import sys
 import time
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeVar
 
 import flax.linen as nn
 from rich import box
@@ -14,6 +16,8 @@ from jaxconv.models.registry import num_params
 from jaxconv.training.state import Sums
 
 _REFRESH_SECONDS = 0.2
+
+T = TypeVar("T")
 
 console = Console(stderr=True, highlight=False, soft_wrap=True)
 
@@ -78,6 +82,14 @@ class Bar:
         completed = step - (epoch - 1) * self._steps_per_epoch
         self._progress.update(self._task, completed=completed, metrics=metrics, refresh=True)
         self._epoch, self._drawn = epoch, time.monotonic()
+
+
+def track(items: Iterable[T], total: int) -> Iterator[T]:
+    """Return items, with a bar on the terminal. There is none where stdout is the terminal and shows the results."""
+    columns = (BarColumn(bar_width=30), MofNCompleteColumn(), TimeRemainingColumn())
+    quiet = not console.is_terminal or sys.stdout.isatty()
+    with Progress(*columns, console=console, transient=True, redirect_stdout=False, disable=quiet) as progress:
+        yield from progress.track(items, total=total)
 
 
 def print_epoch(record: dict[str, Any], num_epochs: int, steps: int) -> None:
