@@ -29,6 +29,9 @@ SCHEMA = 3
 Progress = dict[str, Any]
 """The rest of a checkpoint, as JSON: history (a list of epochs), seconds spent, and versions used."""
 
+_VARIABLES = ("params", "collections")
+"""The arrays that make up the variables of the net."""
+
 _READ_ATTEMPTS = 20
 """How often a reader starts again when a training changes the checkpoints meanwhile."""
 
@@ -106,7 +109,11 @@ def save(checkpoints: Checkpoints, state: TrainState, progress: Progress) -> Non
     if history := progress["history"]:
         checkpoints.kept.best_step = best_epoch(history)["step"]
     arrays = _arrays(state)
-    progress = copy.deepcopy(progress) | {"schema": SCHEMA, "arrays_sha256": sha256(arrays)}
+    progress = copy.deepcopy(progress) | {
+        "schema": SCHEMA,
+        "arrays_sha256": sha256(arrays),
+        "variables_sha256": sha256({key: arrays[key] for key in _VARIABLES}),
+    }
     try:
         checkpoints.manager.save(
             int(state.step),
@@ -187,7 +194,7 @@ def restore_latest(
     """
     broken = []
     for step in steps(workdir):
-        if (restored := _restore_whole(workdir, step, state, sharding)) is None:
+        if (restored := _unless_broken(workdir, step, lambda step: restore(workdir, step, state, sharding))) is None:
             broken.append(step)
             continue
         for bad in broken:
@@ -207,22 +214,40 @@ def restore_best(
 ) -> tuple[TrainState, dict[str, Any]]:
     """Restore the state at the end of the best epoch so far, by the history in the newest intact checkpoint.
 
-    A training may delete a checkpoint while it is read. Then the search starts again.
-
     Returns:
         The state and the epoch, as in history.jsonl.
 
     Raises:
         UserError: no epoch is finished, or a checkpoint is broken, of another schema or cannot be read.
     """
+    return _best(workdir, lambda step: restore(workdir, step, state, sharding))
+
+
+def restore_best_variables(workdir: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Restore the variables of the net at the end of the best epoch so far, without net and optimizer.
+
+    Returns:
+        The variables as NumPy arrays, {"params": ..., the other collections}, and the epoch, as in history.jsonl.
+
+    Raises:
+        UserError: as `restore_best`.
+    """
+    return _best(workdir, lambda step: restore_variables(workdir, step))
+
+
+def _best(workdir: pathlib.Path, read: Callable[[int], tuple[Any, Progress]]) -> tuple[Any, dict[str, Any]]:
+    """Read the checkpoint of the best epoch so far. `read` reads that of a step.
+
+    A training may delete a checkpoint while it is read. Then the search starts again.
+    """
     there, newest, best = [], None, None
     for _ in range(_READ_ATTEMPTS):
         there = steps(workdir)
-        read = ((step, _restore_whole(workdir, step, state, sharding)) for step in there)
-        step, newest = next((pair for pair in read if pair[1] is not None), (None, None))
+        whole = ((step, _unless_broken(workdir, step, read)) for step in there)
+        step, newest = next((pair for pair in whole if pair[1] is not None), (None, None))
         best = best_epoch(newest[1]["history"]) if newest and newest[1]["history"] else None
         if newest and best:
-            at_best = newest if best["step"] == step else _restore_whole(workdir, best["step"], state, sharding)
+            at_best = newest if best["step"] == step else _unless_broken(workdir, best["step"], read)
             if at_best is not None:
                 return at_best[0], best
         if steps(workdir) == there:
@@ -260,17 +285,17 @@ def check_space(workdir: pathlib.Path, state: TrainState) -> None:
         )
 
 
-def _restore_whole(
-    workdir: pathlib.Path, step: int, state: TrainState, sharding: jax.sharding.Sharding
-) -> tuple[TrainState, Progress] | None:
-    """Restore a checkpoint; return None if it is broken, or was deleted meanwhile.
+def _unless_broken(
+    workdir: pathlib.Path, step: int, read: Callable[[int], tuple[Any, Progress]]
+) -> tuple[Any, Progress] | None:
+    """Read a checkpoint; return None if it is broken, or was deleted meanwhile.
 
     Raises:
         UserError: it is of another schema, or the system cannot read it, so that it may be intact.
     """
     for _ in range(2):  # a read error may be transient
         try:
-            return restore(workdir, step, state, sharding)
+            return read(step)
         except UserError:
             raise
         except Exception:  # of many types, after what is broken
@@ -302,26 +327,63 @@ def restore(
         Exception: it is broken, of a type that depends on how.
     """
     there = epath.Path(directory(workdir) / str(step))
+    progress, digests = _read_progress(there)
+
+    def abstract(leaf: Any) -> Any:
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+    args = ocp.args.StandardRestore(jax.tree.map(abstract, _arrays(state)))
     with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
-        progress = reader.restore(there, args=ocp.args.Composite(progress=ocp.args.JsonRestore()))["progress"]
-        digest = progress.pop("sha256", None)
-        if digest != _json_sha256(progress) and not (digest is None and progress.get("schema") == 1):
-            raise ValueError("the progress differs from its digest")
-        schema = progress.pop("schema")
-        if schema != SCHEMA:
-            raise UserError(
-                f"The checkpoint of step {step} in {there.parent} is of schema {schema}, and this jaxconv reads "
-                f"schema {SCHEMA}: go on with the jaxconv that wrote it, or name another --workdir."
-            )
-
-        def abstract(leaf: Any) -> Any:
-            return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
-
-        args = ocp.args.StandardRestore(jax.tree.map(abstract, _arrays(state)))
         arrays = reader.restore(there, args=ocp.args.Composite(state=args))["state"]
-    if sha256(arrays) != progress.pop("arrays_sha256"):
+    if sha256(arrays) != digests["arrays_sha256"]:
         raise ValueError("the arrays differ from their digest")
     return state.replace(**arrays), progress
+
+
+def restore_variables(workdir: pathlib.Path, step: int) -> tuple[dict[str, Any], Progress]:
+    """Restore the variables of the net and the progress of a step, without net and optimizer.
+
+    Returns:
+        The variables as NumPy arrays, {"params": ..., the other collections}, and the progress.
+
+    Raises:
+        UserError: the checkpoint is of another schema.
+        Exception: it is broken, of a type that depends on how.
+    """
+    there = epath.Path(directory(workdir) / str(step))
+    progress, digests = _read_progress(there)
+    with ocp.PyTreeCheckpointer() as reader:
+        tree = reader.metadata(there / "state").item_metadata.tree
+        wanted = {key: tree[key] for key in _VARIABLES}
+        as_numpy = jax.tree.map(lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
+        args = ocp.args.PyTreeRestore(item=wanted, restore_args=as_numpy, partial_restore=True)
+        arrays = reader.restore(there / "state", args=args)
+    # Checkpoints of schema 3 were written without this digest at first.
+    if "variables_sha256" in digests and sha256(arrays) != digests["variables_sha256"]:
+        raise ValueError("the variables differ from their digest")
+    return {"params": arrays["params"], **arrays["collections"]}, progress
+
+
+def _read_progress(there: epath.Path) -> tuple[Progress, dict[str, str]]:
+    """Read the progress of a checkpoint, and the digests of its arrays.
+
+    Raises:
+        UserError: the checkpoint is of another schema.
+        Exception: it is broken, of a type that depends on how.
+    """
+    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
+        progress = reader.restore(there, args=ocp.args.Composite(progress=ocp.args.JsonRestore()))["progress"]
+    digest = progress.pop("sha256", None)
+    if digest != _json_sha256(progress) and not (digest is None and progress.get("schema") == 1):
+        raise ValueError("the progress differs from its digest")
+    schema = progress.pop("schema")
+    if schema != SCHEMA:
+        raise UserError(
+            f"The checkpoint of step {there.name} in {there.parent} is of schema {schema}, and this jaxconv reads "
+            f"schema {SCHEMA}: go on with the jaxconv that wrote it, or name another --workdir."
+        )
+    digests = {key: progress.pop(key) for key in ("arrays_sha256", "variables_sha256") if key in progress}
+    return progress, digests
 
 
 def _arrays(state: TrainState) -> dict[str, Any]:
