@@ -122,18 +122,20 @@ FIELDS: dict[str, Field] = {
         _NOT_NEGATIVE,
     ),
     "init_from": Field(
-        str, "workdir of another run; its parameters are where this one starts, as far as their shapes agree"
+        str,
+        "workdir of another run: the layers of its best epoch are where this one starts, as far as their shapes agree",
     ),
     "freeze_stages": Field(
         0, "number of stages, from the first, whose parameters and batch statistics stay as they are", _NOT_NEGATIVE
     ),
     "class_weights": Field(
         "none",
-        'weight of each class in the loss of training: "none", or "balanced" the inverse of its share of the examples',
+        'weight of each class in the loss of training, also in train_loss: "none", or "balanced" the inverse of its '
+        "share of the examples",
         _one_of("none", "balanced"),
     ),
     "early_stopping_epochs": Field(
-        0, "end the run after this many epochs without a better validation accuracy; 0: never", _NOT_NEGATIVE
+        0, "end the run after this many epochs in a row without a better validation accuracy; 0: never", _NOT_NEGATIVE
     ),
     "data.name": Field(
         "mnist",

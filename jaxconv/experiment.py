@@ -10,6 +10,7 @@ import numpy as np
 import optax
 from jax.extend.backend import clear_backends
 from jax.sharding import Mesh
+from jaxtyping import Float32
 
 from jaxconv.config import Config, validate
 from jaxconv.data import pipeline, sources
@@ -23,6 +24,7 @@ from jaxconv.platform import devices
 from jaxconv.platform.limits import cores
 from jaxconv.runs.signature import Signature
 from jaxconv.training import memory
+from jaxconv.training.losses import balanced
 from jaxconv.training.optimizers import create_optimizer, create_schedule
 from jaxconv.training.state import Batch, Sums, TrainState, create_state
 from jaxconv.training.step import eval_step, make_train_step
@@ -64,8 +66,15 @@ class Experiment(NamedTuple):
         )
 
     @property
+    def class_weights(self) -> Float32[np.ndarray, " num_classes"] | None:
+        """The weight of each class in the loss of training. None: all are 1."""
+        if self.config.class_weights == "none":
+            return None
+        return balanced(self.train.labels, self.source.num_classes)
+
+    @property
     def last_step(self) -> int:
-        """The number of steps of the whole run."""
+        """The number of steps of the whole run, if it does not stop early."""
         return self.config.num_epochs * self.steps_per_epoch
 
     @property
@@ -127,7 +136,8 @@ def create(
     Raises:
         ConfigError: they cannot be made as the config asks, or do not fit into memory.
     """
-    model = registry.create_model(config.model, num_classes, dispatch.KERNELS[config.ops])
+    kernels = dispatch.KERNELS[config.ops]
+    model = registry.create_model(config.model, num_classes, kernels, frozen_stages=config.freeze_stages)
     schedule = create_schedule(config.optimizer, num_epochs=config.num_epochs, steps_per_epoch=steps_per_epoch)
     optimizer = create_optimizer(config.optimizer, schedule)
     state = functools.partial(create_state, model, optimizer, image_shape, config.seed)
@@ -166,16 +176,23 @@ def set_up(config: Config) -> Experiment:
 
 
 def compile_steps(
-    config: Config, mesh: Mesh, state: TrainState, image_shape: tuple[int, ...]
+    config: Config,
+    mesh: Mesh,
+    state: TrainState,
+    image_shape: tuple[int, ...],
+    class_weights: Float32[np.ndarray, " num_classes"] | None = None,
 ) -> tuple[TrainStep, EvalStep]:
-    """Compile the step of training, which consumes its state, and the step of evaluation."""
+    """Compile the step of training, which consumes its state, and the step of evaluation.
+
+    `class_weights` are those of the loss of training. None: all are 1.
+    """
     whole, split = replicated(mesh), split_by_example(mesh)
     batch = {
         "image": jax.ShapeDtypeStruct((config.batch_size, *image_shape), "float32", sharding=split),
         "label": jax.ShapeDtypeStruct((config.batch_size,), "int32", sharding=split),
         "weight": jax.ShapeDtypeStruct((config.batch_size,), "float32", sharding=split),
     }
-    train_step = jax.jit(make_train_step(config), donate_argnums=0, out_shardings=whole)
+    train_step = jax.jit(make_train_step(config, class_weights), donate_argnums=0, out_shardings=whole)
     with jax.set_mesh(mesh):  # for the operations that divide themselves among its devices
         return (
             train_step.lower(state, batch).compile(),

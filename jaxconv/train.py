@@ -22,7 +22,7 @@ from jaxconv.runs import workdir as files
 from jaxconv.runs.clock import Clock
 from jaxconv.training.chunks import chunks
 from jaxconv.training.in_flight import NotFiniteError, StepsInFlight, check_finite
-from jaxconv.training.state import Sums, TrainState, is_finite
+from jaxconv.training.state import Sums, TrainState, is_finite, take_layers
 
 _MAX_DATA_WAIT = 0.05
 """The share of an epoch's time that the step may wait for data before the run says so."""
@@ -46,25 +46,59 @@ def train(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
     if (summary := _finished(workdir, config)) is not None:
         return summary
     setup = experiment.set_up(config)
+    setup.source.examine()  # it may refuse the data, before the workdir is touched
+    if config.init_from is not None and not checkpoint.steps(workdir):  # a run that goes on has its own parameters
+        setup = _init_from(pathlib.Path(config.init_from), setup)
     with files.claim(workdir, config):
         if (summary := _finished(workdir, config)) is not None:  # by another process, meanwhile
             return summary
         signature.keep(workdir, setup.signature)
         _introduce(setup, workdir)
         state, history = _restore(setup, workdir, clock)
-        train_step, eval_step = experiment.compile_steps(config, setup.mesh, setup.state, setup.image_shape)
+        train_step, eval_step = experiment.compile_steps(
+            config, setup.mesh, setup.state, setup.image_shape, setup.class_weights
+        )
         with checkpoint.open_checkpoints(workdir) as checkpoints:
+            if config.init_from is not None and not checkpoint.steps(workdir):  # no later start needs the other run
+                _save(setup, checkpoints, state, checkpoint.progress(history, clock, _versions(setup)))
             state = _fit(setup, train_step, eval_step, state, history, checkpoints, clock)
+        _say_if_stopped_early(history, config)
         summary = _test(setup, eval_step, state, history, workdir, clock)
     return summary
 
 
 def _finished(workdir: pathlib.Path, config: Config) -> dict[str, Any] | None:
     summary = files.read_summary(workdir)
-    if summary is None or summary["epochs"] != config.num_epochs:
+    if summary is None or not files.is_finished(summary["epochs"], summary["best_epoch"], config):
         return None
-    console.say(f"The run in {workdir} is finished; name another --workdir to train again.")
+    stopped_early = summary["epochs"] < config.num_epochs
+    how = f": it stopped early after epoch {summary['epochs']} of {config.num_epochs}" if stopped_early else ""
+    console.say(f"The run in {workdir} is finished{how}; name another --workdir to train again.")
     return summary
+
+
+def _init_from(run: pathlib.Path, setup: Experiment) -> Experiment:
+    """Let the net start from the best epoch so far of another run, as far as its layers have the same shapes.
+
+    Raises:
+        UserError: there is no such run, it has no whole checkpoint of a finished epoch, or no layer agrees.
+    """
+    if files.read_config(run) is None:
+        raise ConfigError(f"config.init_from={run} holds no run: name the --workdir of one.")
+    try:
+        variables, best = checkpoint.restore_best_variables(run)
+    except UserError as error:
+        raise UserError(f"config.init_from={run}: {error}") from None
+    state, new = take_layers(setup.state, variables)
+    layers = len(state.params)
+    if len(new) == layers:
+        raise ConfigError(
+            f"config.init_from={run} has no layer with the name and the shapes of one of this net: use its "
+            "config.model, or leave config.init_from out."
+        )
+    what = f"{layers - len(new)} of {layers} layers; new: {', '.join(new)}" if new else f"all {layers} layers"
+    console.say(f"Starts from {run}, epoch {best['epoch']}: {what}.")
+    return setup._replace(state=jax.device_put(state, replicated(setup.mesh)))
 
 
 def _introduce(setup: Experiment, workdir: pathlib.Path) -> None:
@@ -81,6 +115,8 @@ def _introduce(setup: Experiment, workdir: pathlib.Path) -> None:
     )
     if setup.platform == "cpu" and config.ops == "xla" and (problem := onednn.problem()):
         console.say(f"oneDNN is installed and not used, which makes the run slower: {problem}.")
+    for note in setup.source.examine().notes:
+        console.say(note)
 
 
 # ---- Restore
@@ -127,10 +163,11 @@ def _fit(
     checkpoints: checkpoint.Checkpoints,
     clock: Clock,
 ) -> TrainState:
-    """Train to the last step. Checkpoints, history and events are written on the way; `history` grows by each epoch."""
+    """Train to the end. Checkpoints, history and events are written on the way; `history` grows by each epoch."""
     config, workdir, per_epoch = setup.config, checkpoints.workdir, setup.steps_per_epoch
     start, every = int(state.step), config.checkpoint_every_steps
-    batches = _batches(setup, start)
+    end = start if _is_over(history, config) else setup.last_step
+    batches = _batches(setup, start, end)
     in_flight = StepsInFlight(experiment.steps_that_overlap(setup.mesh))
     versions, first = _versions(setup), True
     # The checkpoint decides: history and events are rewritten from it.
@@ -141,7 +178,7 @@ def _fit(
         interrupt.deferred() as interrupted,
     ):
         clock.go_on()
-        for begin, step in chunks(start, setup.last_step, _CHUNK, every=(per_epoch, every)):
+        for begin, step in chunks(start, end, _CHUNK, every=(per_epoch, every)):
             if begin % per_epoch == 0:
                 clock.begin_epoch()
                 state = state.replace(epoch_sums=jax.device_put(Sums.zero(), replicated(setup.mesh)))
@@ -168,17 +205,27 @@ def _fit(
             if ends_epoch:
                 files.write_history(workdir, history)
                 files.write_events(events, history[-1])
-                console.print_epoch(history[-1], config.num_epochs, per_epoch)
-                _say_if_data_is_slow(history)
+                _say_of_epoch(history, setup)
             if stop:
                 checkpoint.wait(checkpoints, state)
-                where = f"epoch {step // per_epoch} of {config.num_epochs}" if ends_epoch else f"step {step}"
-                raise interrupt.Interrupted(stop, f" after {where}" + ("" if ends_epoch else f" of {setup.last_step}"))
+                raise interrupt.Interrupted(stop, f" after {_place(step, setup)}")
+            if ends_epoch and _is_over(history, config):
+                break
         checkpoint.wait(checkpoints, state)
     return state
 
 
-def _batches(setup: Experiment, start_step: int) -> Any:
+def _is_over(history: list[dict[str, Any]], config: Config) -> bool:
+    """Return whether nothing is left to train. It follows from the history alone, also after a kill."""
+    return bool(history) and files.is_finished(len(history), checkpoint.best_epoch(history)["epoch"], config)
+
+
+def _place(step: int, setup: Experiment) -> str:
+    epoch, within = divmod(step, setup.steps_per_epoch)
+    return f"step {step} of {setup.last_step}" if within else f"epoch {epoch} of {setup.config.num_epochs}"
+
+
+def _batches(setup: Experiment, start_step: int, end_step: int) -> Any:
     config = setup.config
     batches = pipeline.train_batches(
         setup.train,
@@ -186,7 +233,7 @@ def _batches(setup: Experiment, start_step: int) -> Any:
         batch_size=config.batch_size,
         seed=config.seed,
         start_step=start_step,
-        end_step=setup.last_step,
+        end_step=end_step,
         augmentation=config.augment if augment.is_on(config.augment) else None,
     )
     return prefetch_to_devices(batches, setup.mesh)
@@ -242,13 +289,24 @@ def _not_finite(
     )
 
 
-def _say_if_data_is_slow(history: list[dict[str, Any]]) -> None:
-    """Say once in a run that the step waits for data."""
+def _say_of_epoch(history: list[dict[str, Any]], setup: Experiment) -> None:
+    """Print the line of the last epoch, and once in a run that the step waits for data."""
     *before, last = history
+    console.print_epoch(last, setup.config.num_epochs, setup.steps_per_epoch)
     if last["data_wait"] > _MAX_DATA_WAIT and all(epoch["data_wait"] <= _MAX_DATA_WAIT for epoch in before):
         console.say(
             f"The input pipeline cannot keep up: the step waited for data {last['data_wait']:.0%} of epoch "
             f"{last['epoch']}. Less in config.augment, a larger net or more cores would help."
+        )
+
+
+def _say_if_stopped_early(history: list[dict[str, Any]], config: Config) -> None:
+    if len(history) < config.num_epochs:
+        best = checkpoint.best_epoch(history)
+        console.say(
+            f"Stopped early after epoch {len(history)} of {config.num_epochs}: {config.early_stopping_epochs} "
+            f"epoch{'s' * (config.early_stopping_epochs > 1)} brought no better validation accuracy than "
+            f"{best['val_accuracy']:.4f} of epoch {best['epoch']}."
         )
 
 
@@ -272,13 +330,14 @@ def _test(
         "config": setup.config.to_dict(),
         "model": setup.config.model.name,
         "num_params": num_params(state.params),
-        "epochs": setup.config.num_epochs,
-        "steps": setup.last_step,
+        "epochs": len(history),
+        "steps": history[-1]["step"],
         "best_epoch": best["epoch"],
         "val_accuracy": best["val_accuracy"],
         "test_loss": test_loss,
         "test_accuracy": test_accuracy,
         "test_examples": len(test.labels),
+        "data": setup.source.examine().counts,
         "train_images_per_s": len(setup.train.labels) * len(history) / sum(epoch["seconds"] for epoch in history),
         "wall_seconds": clock.wall_seconds,
         "devices": setup.mesh.size,

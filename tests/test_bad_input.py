@@ -39,6 +39,13 @@ VALUES = [
     ("label_smoothing", INF),
     ("mixup", -0.2),
     ("mixup", INF),
+    ("init_from", "/nowhere"),
+    ("init_from", ""),
+    ("freeze_stages", -1),
+    ("freeze_stages", 2),  # more than there are
+    ("freeze_stages", HUGE),
+    ("class_weights", "balance"),
+    ("early_stopping_epochs", -1),
     ("augment.rotation", -1.0),
     ("augment.rotation", 181.0),
     ("augment.rotation", NAN),

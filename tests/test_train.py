@@ -11,10 +11,13 @@ import pytest
 from jaxconv import experiment
 from jaxconv.data import pipeline
 from jaxconv.data.tensorflow import import_tfds
+from jaxconv.errors import ConfigError, UserError
+from jaxconv.evaluate import evaluate
 from jaxconv.parallel.sharding import replicated
 from jaxconv.runs import checkpoint
+from jaxconv.runs.workdir import claim
 from jaxconv.train import train
-from tests.conftest import prepare
+from tests.conftest import prepare, read
 
 
 @pytest.fixture
@@ -101,3 +104,106 @@ def test_a_net_reads_words_of_one_hot_characters(tiny, tmp_path):
     tiny.optimizer.learning_rate, tiny.num_epochs = 1e-2, 8
     summary = train(tiny, tmp_path / "run")
     assert summary["test_accuracy"] > 0.95
+
+
+# ---- Early stopping
+
+
+@pytest.fixture
+def stops_early(tiny):
+    """A run whose validation accuracy never changes: its best epoch is the first one."""
+    tiny.optimizer.learning_rate, tiny.early_stopping_epochs, tiny.num_epochs = 1e-30, 2, 9
+    return tiny
+
+
+def test_a_run_stops_early(stops_early, tmp_path, monkeypatch, capsys):
+    batches, dropped = pipeline.train_batches, []
+
+    def watched(*arguments, **keywords):
+        try:
+            yield from batches(*arguments, **keywords)
+        finally:
+            dropped.append((tmp_path / "run" / "summary.json").exists())
+
+    monkeypatch.setattr(pipeline, "train_batches", watched)
+    summary = train(stops_early, tmp_path / "run")
+    assert (summary["epochs"], summary["steps"], summary["best_epoch"]) == (3, 33, 1)
+    assert dropped == [False]  # before the test
+    accuracy = f"{summary['val_accuracy']:.4f}"
+    early = f"after epoch 3 of 9: 2 epochs brought no better validation accuracy than {accuracy} of epoch 1."
+    assert f"Stopped early {early}" in capsys.readouterr().err
+
+    stops_early.num_epochs = 12
+    assert train(stops_early, tmp_path / "run") == json.loads(json.dumps(summary))
+    assert "is finished: it stopped early after epoch 3 of 12; name another" in capsys.readouterr().err
+    assert evaluate(stops_early, tmp_path / "run")["test_loss"] == summary["test_loss"]
+    stops_early.num_epochs = 2
+    with pytest.raises(ConfigError, match="config.num_epochs=2, but the run in .* is at epoch 3"):
+        train(stops_early, tmp_path / "run")
+    stops_early.num_epochs, stops_early.early_stopping_epochs = 9, 3
+    with pytest.raises(ConfigError, match="config.early_stopping_epochs: 2 there, 3 here"):
+        train(stops_early, tmp_path / "run")
+
+
+def test_a_run_that_goes_on_stops_early_where_it_would_have(stops_early, tmp_path, capsys):
+    train(stops_early, tmp_path / "run")
+    whole = read(tmp_path / "run")
+    (tmp_path / "run" / "summary.json").unlink()
+    capsys.readouterr()
+    train(stops_early, tmp_path / "run")  # as after a kill between the last epoch and the test
+    said = capsys.readouterr().err
+    assert "Resumed at step 33 of 99." in said
+    assert "Stopped early after epoch 3 of 9" in said
+    assert "Epoch" not in said
+    assert read(tmp_path / "run") == whole
+    (tmp_path / "run" / "summary.json").unlink()
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "33")
+    train(stops_early, tmp_path / "run")
+    assert read(tmp_path / "run") == whole
+
+
+# ---- Start from another run
+
+
+def test_a_run_starts_from_the_best_epoch_of_another_and_goes_on_without_it(tiny, tmp_path, capsys):
+    tiny.model.batch_norm = True
+    other = train(tiny, tmp_path / "other")
+    tiny.num_epochs, tiny.optimizer.name, tiny.optimizer.weight_decay = 1, "sgd", 0.1
+    tiny.init_from, tiny.freeze_stages, tiny.class_weights = str(tmp_path / "other"), 1, "balanced"
+    tiny.model.dense, tiny.mixup = (6,), 0.2
+    capsys.readouterr()
+    train(tiny, tmp_path / "run")
+    said = f"Starts from {tmp_path}/other, epoch {other['best_epoch']}: 2 of 4 layers; new: Dense_0, logits."
+    assert said in capsys.readouterr().err
+    taken, trained = (checkpoint.restore_best_variables(tmp_path / name)[0] for name in ("other", "run"))
+    for collection, layer in (("params", "Conv_0"), ("params", "BatchNorm_0"), ("batch_stats", "BatchNorm_0")):
+        jax.tree.map(np.testing.assert_array_equal, trained[collection][layer], taken[collection][layer])
+
+    whole = read(tmp_path / "run")
+    for path in ("other", "run/checkpoints/11"):  # what is left is the start
+        shutil.rmtree(tmp_path / path)
+    (tmp_path / "run" / "summary.json").unlink()
+    train(tiny, tmp_path / "run")
+    assert "Resumed at step 0 of 11." in capsys.readouterr().err
+    assert read(tmp_path / "run") == whole
+
+
+def test_a_run_that_none_can_start_from_is_refused(tiny, tmp_path):
+    tiny.num_epochs = 1
+    with claim(tmp_path / "begun", experiment.resolve(tiny)):
+        pass
+    train(tiny, tmp_path / "whole")
+    shutil.copytree(tmp_path / "whole", tmp_path / "broken")
+    shutil.rmtree(tmp_path / "broken" / "checkpoints" / "11" / "state")
+    tiny.model.filters, tiny.model.dense = ((5,),), (6,)
+    for name, sentence in {
+        "nowhere": "holds no run: name the --workdir of one.",
+        "begun": "has not finished an epoch",
+        "broken": "None of the checkpoints in .* is whole",
+        "whole": "has no layer with the name and the shapes of one of this net",
+        "run": "is the --workdir of this run",
+    }.items():
+        tiny.init_from = str(tmp_path / name)
+        with pytest.raises(UserError, match=f"config.init_from={tmp_path}/{name}.*{sentence}"):
+            train(tiny, tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -4,6 +4,7 @@ import functools
 from collections.abc import Callable, Sequence
 
 import flax.linen as nn
+import jax
 from jaxtyping import Array, Float
 
 from jaxconv.config import choose
@@ -59,6 +60,9 @@ class ConvNet(nn.Module):
     activation: str = "relu"
     kernels: dispatch.Kernels = dispatch.STOCK
     """The forms of the operations."""
+    frozen_stages: int = 0
+    """Stages, from the first, that are not trained: no gradient flows into them, and their batch norm uses and keeps
+    its running statistics."""
 
     @nn.compact
     def __call__(
@@ -82,11 +86,11 @@ class ConvNet(nn.Module):
         convolution, pooling = self._layers(spatial=x.ndim - 2)
         pools_first = self.pooling == "max" and self.activation in MONOTONE
 
-        def convolve(x: Array, filters: int, place: str) -> Array:
+        def convolve(x: Array, filters: int, stage: int, place: str) -> Array:
             layer = convolution(filters)
             _check_fits(place, x, layer.padding, layer.kernel_size, "kernel_size", "padding")
             x = layer(x)
-            return BatchNorm()(x, weight, train=train) if self.batch_norm else x
+            return BatchNorm()(x, weight, train=train and stage > self.frozen_stages) if self.batch_norm else x
 
         def pool(x: Array, place: str) -> Array:
             layer = pooling()
@@ -98,11 +102,13 @@ class ConvNet(nn.Module):
 
         for stage, all_filters in enumerate(self.filters, start=1):
             for number, filters in enumerate(all_filters, start=1):
-                x = convolve(x, filters, f"Convolution {number} of stage {stage}")
+                x = convolve(x, filters, stage, f"Convolution {number} of stage {stage}")
                 if number < len(all_filters) or not pools_first:
                     x = activation(x)
             x = pool(x, f"The pooling of stage {stage}")
             x = activation(x) if pools_first else x
+            if stage == self.frozen_stages:
+                x = jax.lax.stop_gradient(x)  # so that no gradient is computed for this stage and those before
             x = drop(x, self.dropout)
 
         x = Flatten()(x) if self.global_pooling == "none" else GlobalPool(self.global_pooling)(x)

@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 
 from jaxconv.config import Config, choose
+from jaxconv.errors import ConfigError
 from jaxconv.models.convnet import ConvNet
 from jaxconv.ops import dispatch
 
@@ -32,16 +33,33 @@ def resolve(model: Config) -> Config:
     return resolved
 
 
-def create_model(model: Config, num_classes: int, kernels: dispatch.Kernels = dispatch.STOCK) -> nn.Module:
+def create_model(
+    model: Config, num_classes: int, kernels: dispatch.Kernels = dispatch.STOCK, *, frozen_stages: int = 0
+) -> nn.Module:
     """Create the Flax module that config.model describes.
 
     Args:
         model: config.model.
         num_classes: number of logits.
         kernels: the forms of its operations.
+        frozen_stages: stages, from the first, that are not trained.
+
+    Raises:
+        ConfigError: there are fewer stages, or no member has the name of the model.
     """
     fields = {key: value for key, value in resolve(model).items() if key != "name"}
-    return ConvNet(num_classes=num_classes, kernels=kernels, **fields)
+    if frozen_stages > (stages := len(fields["filters"])):
+        raise ConfigError(
+            f"config.freeze_stages={frozen_stages}, but the net has {stages} stage{'s' * (stages != 1)}, by "
+            "config.model.filters: freeze at most so many."
+        )
+    return ConvNet(num_classes=num_classes, kernels=kernels, frozen_stages=frozen_stages, **fields)
+
+
+def frozen_layers(config: Config) -> list[str]:
+    """Return the names of the layers of the frozen stages, with batch norm, whether or not the net has it."""
+    convolutions = sum(map(len, resolve(config.model).filters[: config.freeze_stages]))
+    return [f"{layer}_{number}" for number in range(convolutions) for layer in ("Conv", "BatchNorm")]
 
 
 def num_params(params: Any) -> int:

@@ -27,7 +27,8 @@ def quiet() -> None:
 def quiet_tensorflow() -> None:
     """Silence TensorFlow's own log. Call it before TensorFlow is imported."""
     if switches.is_on("quiet"):
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+        if os.environ.get("TF_CPP_MIN_LOG_LEVEL") in (None, "1"):  # JAX sets it to 1 when it is imported
+            os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
         os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # the pipeline does not need it, and it announces itself
 
 

@@ -18,19 +18,24 @@ from jaxconv.config import Config, default_config, differences, flatten, to_json
 from jaxconv.errors import ConfigError, UserError
 from jaxconv.models import registry
 
-# These may differ between two starts of one run: they change results by rounding at most.
-_FREE_TO_CHANGE = {"num_devices", "ops", "checkpoint_every_steps", "stop_on_nan", "data.data_dir"}
+# These may differ between two starts of one run: they change results by rounding at most. signature.json notices other
+# data.
+_FREE_TO_CHANGE = {"num_devices", "ops", "checkpoint_every_steps", "stop_on_nan"}
+_FREE_TO_CHANGE |= {"data.data_dir", "data.dir", "data.strict"}
 
 
 def check(workdir: pathlib.Path, config: Config) -> None:
     """Check that `workdir` is empty or holds a run of `config`.
 
     Raises:
-        ConfigError: it holds a run of another config; the message shows the difference.
+        ConfigError: it holds a run of another config; the message shows the difference. Or the run is to start from
+            itself.
         UserError: it is a file, or its config.json is broken.
     """
     if workdir.exists() and not workdir.is_dir():
         raise UserError(f"--workdir={workdir} is a file: name a directory.")
+    if config.init_from is not None and pathlib.Path(config.init_from).resolve() == workdir.resolve():
+        raise ConfigError(f"config.init_from={config.init_from} is the --workdir of this run: name another run.")
     if (there := read_config(workdir)) is None:
         return
     free = _FREE_TO_CHANGE
@@ -174,7 +179,23 @@ def read_summary(workdir: pathlib.Path) -> dict[str, Any] | None:
         UserError: a file of the run is no JSON.
     """
     summary, config = (read_json(workdir / name) for name in ("summary.json", "config.json"))
-    return summary if summary and config and summary["epochs"] == config["num_epochs"] else None
+    return summary if summary and config and is_finished(summary["epochs"], summary["best_epoch"], config) else None
+
+
+def is_finished(epochs: int, best_epoch: int, config: Config) -> bool:
+    """Return whether a run of `config` needs no more training.
+
+    Early stopping looks at what chooses the best epoch, the validation accuracy. That of Keras looks at the validation
+    loss by default.
+
+    Args:
+        epochs: the number of epochs trained.
+        best_epoch: the number of the best of them.
+        config: the config, or what config.json holds.
+    """
+    patience = config.get("early_stopping_epochs", 0)  # an earlier version had no such field
+    stops_early = 0 < patience <= epochs - best_epoch
+    return epochs == config["num_epochs"] or (epochs < config["num_epochs"] and stops_early)
 
 
 def read_json(path: pathlib.Path) -> Any:

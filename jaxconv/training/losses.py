@@ -1,29 +1,52 @@
-"""The loss of a batch, and mixup."""
+"""The loss of a batch, class weights, and mixup."""
+
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Float32, Int
 
 from jaxconv.training.state import Batch
 
 
 def cross_entropy(
-    logits: Float[Array, "batch num_classes"], batch: Batch, label_smoothing: float = 0.0
+    logits: Float[Array, "batch num_classes"],
+    batch: Batch,
+    label_smoothing: float = 0.0,
+    class_weights: Float[Array, " num_classes"] | None = None,
 ) -> Float[Array, " batch"]:
     """Compute the cross entropy (nats) of each example; after `mix`, that of both labels by their shares.
 
     With label smoothing (arXiv:1512.00567), the target has 1 - label_smoothing on the label, and spreads the rest
-    evenly over all classes.
+    evenly over all classes. With class weights, the loss of a label is multiplied by the weight of its class.
     """
-    loss = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
-    if "share" in batch:
-        second = optax.softmax_cross_entropy_with_integer_labels(logits, batch["second_label"])
-        loss = batch["share"] * loss + (1 - batch["share"]) * second
+
+    def weight(label: Array) -> Any:
+        return 1.0 if class_weights is None else class_weights[label]
+
+    def by_share(of_label: Callable[[Array], Any]) -> Any:
+        if "share" not in batch:
+            return of_label(batch["label"])
+        return batch["share"] * of_label(batch["label"]) + (1 - batch["share"]) * of_label(batch["second_label"])
+
+    loss = by_share(lambda label: weight(label) * optax.softmax_cross_entropy_with_integer_labels(logits, label))
     if label_smoothing:
         to_all_classes = -jnp.mean(jax.nn.log_softmax(logits), axis=-1)
-        loss = (1 - label_smoothing) * loss + label_smoothing * to_all_classes
+        loss = (1 - label_smoothing) * loss + label_smoothing * by_share(weight) * to_all_classes
     return loss
+
+
+def balanced(labels: Int[np.ndarray, " examples"], num_classes: int) -> Float32[np.ndarray, " num_classes"]:
+    """Compute class weights by which every class has the same part in the loss, as scikit-learn's "balanced".
+
+    The mean weight of the examples is 1. A class without examples has weight 0.
+    """
+    counts = np.bincount(labels, minlength=num_classes)
+    weights = len(labels) / (np.count_nonzero(counts) * np.maximum(counts, 1))
+    return np.where(counts > 0, weights, 0.0).astype(np.float32)
 
 
 def mix(batch: Batch, alpha: float, rng: jax.Array) -> Batch:

@@ -87,6 +87,30 @@ def create_state(
     return create()
 
 
+def take_layers(state: TrainState, variables: dict[str, Any]) -> tuple[TrainState, list[str]]:
+    """Replace the layers of a net by those of another one that have the same names and shapes.
+
+    Args:
+        state: the state.
+        variables: the variables of the other net.
+
+    Returns:
+        The state, and the names of the layers that are still its own.
+    """
+    own = [layer for layer in state.params if _shapes(state.variables, layer) != _shapes(variables, layer)]
+    merged = {
+        collection: {**tree, **{layer: variables[collection][layer] for layer in tree if layer not in own}}
+        for collection, tree in state.variables.items()
+    }
+    params = merged.pop("params")
+    return state.replace(params=params, collections=merged), own
+
+
+def _shapes(variables: dict[str, Any], layer: str) -> dict[str, Any]:
+    """Return the shapes of the arrays of a layer, by their paths."""
+    return {name: jax.tree.map(jnp.shape, tree[layer]) for name, tree in variables.items() if layer in tree}
+
+
 @jax.jit
 def is_finite(state: TrainState) -> Bool[Array, ""]:
     """Return whether all numbers of the parameters, the other variables and the optimizer are finite."""

@@ -5,9 +5,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from jaxconv.config import Config
+from jaxconv.models.registry import frozen_layers
 from jaxconv.training.losses import cross_entropy, mix
 from jaxconv.training.state import Batch, Sums, TrainState
 
@@ -24,14 +26,21 @@ def sums_of(loss: Float[Array, " batch"], logits: Float[Array, "batch num_classe
 
 
 def make_train_step(
-    config: Config,
+    config: Config, class_weights: Float[np.ndarray, " num_classes"] | None = None
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Sums]]:
-    """Make the step that takes a state and a batch to the next state and the sums over its epoch so far."""
+    """Make the step that takes a state and a batch to the next state and the sums over its epoch so far.
+
+    Args:
+        config: the config.
+        class_weights: the weight of each class in the loss, also in that of the sums, as in Keras. None: all are 1.
+    """
+    frozen = frozen_layers(config)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Sums]:
         rng = jax.random.fold_in(jax.random.wrap_key_data(state.dropout_rng), state.step)
         if config.mixup:
             batch = mix(batch, config.mixup, jax.random.fold_in(rng, 1))
+        weights = None if class_weights is None else jnp.asarray(class_weights)
 
         def mean_loss(params: Any) -> tuple[Float[Array, ""], tuple[Sums, Any]]:
             logits, collections = state.apply_fn(
@@ -42,13 +51,16 @@ def make_train_step(
                 rngs={"dropout": rng},
                 mutable=list(state.collections),
             )
-            loss = cross_entropy(logits, batch, config.label_smoothing)
+            loss = cross_entropy(logits, batch, config.label_smoothing, weights)
             # The weights come with the batch: with a count, every device would wait in mid-step for the others.
             return jnp.sum(loss * batch["weight"]), (sums_of(loss, logits, batch), collections)
 
         grads, (sums, collections) = jax.grad(mean_loss, has_aux=True)(state.params)
         epoch_sums = state.epoch_sums + sums
-        return state.apply_gradients(grads=grads, collections=dict(collections), epoch_sums=epoch_sums), epoch_sums
+        after = state.apply_gradients(grads=grads, collections=dict(collections), epoch_sums=epoch_sums)
+        # Weight decay changes parameters without a gradient, too.
+        kept = {layer: state.params[layer] for layer in frozen if layer in state.params}
+        return after.replace(params={**after.params, **kept}), epoch_sums
 
     return train_step
 

@@ -197,6 +197,49 @@ def test_batch_norm_equals_keras_in_training_and_evaluation(pooling):
     np.testing.assert_allclose(ours["var"], net.layers[1].moving_variance, rtol=1e-4, atol=1e-6)
 
 
+def test_frozen_stages_equal_keras_layers_that_are_not_trainable():
+    """Their batch norm uses and keeps the running statistics in training, and no gradient flows into them."""
+    layers = keras.layers
+    norms = [layers.BatchNormalization(trainable=trainable) for trainable in (False, True, True)]
+    stages = [[layers.Conv2D(4, 3, padding="same"), norm, layers.ReLU()] for norm in norms]
+    body = [*stages[0], layers.MaxPooling2D(), *stages[1], *stages[2], layers.MaxPooling2D(), layers.Flatten()]
+    net = keras.Sequential([keras.Input((8, 6, 2)), *body, layers.Dense(5)])
+    model = ConvNet(5, filters=((4,), (4, 4)), batch_norm=True, frozen_stages=1)
+    inputs = 3 * np.random.default_rng(0).normal(size=(7, 8, 6, 2)).astype(np.float32)
+    variables = jax.jit(functools.partial(model.init, train=False))(jax.random.key(0), inputs)
+    for stage, norm in enumerate(norms):
+        convolution = variables["params"][f"Conv_{stage}"]
+        stages[stage][0].set_weights([np.asarray(convolution[part]) for part in ("kernel", "bias")])
+        norm.gamma.assign(np.full(4, 2.0))
+        variables["params"][f"BatchNorm_{stage}"]["BatchNorm_0"]["scale"] = jnp.full(4, 2.0)
+    net.layers[-1].set_weights([np.asarray(variables["params"]["logits"][part]) for part in ("kernel", "bias")])
+
+    @jax.jit
+    @functools.partial(jax.grad, has_aux=True)
+    def gradients_and_outputs(params):
+        logits, updated = model.apply(variables | {"params": params}, inputs, train=True, mutable=["batch_stats"])
+        return logits.sum(), (logits, updated)
+
+    gradients, (logits, updated) = gradients_and_outputs(variables["params"])
+    np.testing.assert_allclose(logits, net(inputs, training=True), rtol=1e-4, atol=1e-4)
+    for stage, norm in enumerate(norms):
+        ours = updated["batch_stats"][f"BatchNorm_{stage}"]["BatchNorm_0"]
+        np.testing.assert_allclose(ours["mean"], norm.moving_mean, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(ours["var"], norm.moving_variance, rtol=1e-4, atol=1e-5)
+        assert bool(jnp.any(ours["mean"])) == (stage > 0)
+    for layer, arrays in gradients.items():
+        trained = any(jnp.any(leaf) for leaf in jax.tree.leaves(arrays))
+        assert trained == (layer not in ("Conv_0", "BatchNorm_0")), layer
+
+
+@pytest.mark.parametrize(("name", "stages"), [("mlp", "0 stages"), ("cifar_simple", "1 stage"), ("lenet", "2 stages")])
+def test_more_frozen_stages_than_there_are_are_refused(name, stages):
+    config = default_config()
+    config.model.name = name
+    with pytest.raises(ConfigError, match=f"config.freeze_stages=3, but the net has {stages}, by config.model.filters"):
+        create_model(config.model, 10, frozen_stages=3)
+
+
 def test_parameters_start_as_in_keras():
     kernel = init(named("lenet"), INPUTS["lenet"])["Conv_1"]["kernel"]
     limit = np.sqrt(6 / (25 * (20 + 50)))

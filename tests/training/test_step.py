@@ -10,7 +10,8 @@ import scipy.stats
 
 from jaxconv.config import default_config
 from jaxconv.models.convnet import ConvNet
-from jaxconv.training.losses import cross_entropy, mix
+from jaxconv.training.losses import balanced, cross_entropy, mix
+from jaxconv.training.optimizers import create_optimizer
 from jaxconv.training.state import Sums, create_state
 from jaxconv.training.step import eval_step, make_train_step, sums_of
 
@@ -105,6 +106,87 @@ def test_a_step_is_the_mean_gradient_and_the_sums_run_on():
     twice, sums = step(after, batch)
     assert (int(twice.step), float(sums.examples)) == (2, 16)
     np.testing.assert_allclose(sums.loss, 8 * (loss(state.params) + loss(after.params)), rtol=1e-5)
+
+
+# ---- Frozen stages
+
+
+@pytest.mark.parametrize("name", ["adam", "rmsprop", "sgd"])
+def test_frozen_stages_keep_their_values_exactly(name):
+    config = default_config()
+    config.model.filters, config.freeze_stages = ((3,), (4,)), 1
+    config.optimizer.name, config.optimizer.weight_decay = name, 0.5
+    model = ConvNet(5, filters=config.model.filters, batch_norm=True, frozen_stages=1)
+    optimizer = create_optimizer(config.optimizer, optax.constant_schedule(0.1))
+    before = create_state(model, optimizer, (6, 6, 2), seed=0)
+    step, after = jax.jit(make_train_step(config)), before
+    for seed in range(2):
+        after, _ = step(after, random_batch(6, seed=seed))
+    for collection, layers in after.variables.items():
+        for layer, arrays in layers.items():
+            unchanged = are_equal(arrays, before.variables[collection][layer])
+            assert unchanged == (layer in ("Conv_0", "BatchNorm_0")), layer
+
+
+def are_equal(one, other):
+    return all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True))
+
+
+@pytest.mark.parametrize(("frozen", "convolutions"), [(0, 3 + 5), (1, 3 + 3), (2, 3 + 1), (3, 3)])
+def test_no_gradient_is_computed_for_frozen_stages(frozen, convolutions):
+    """A convolution takes one more for the gradient of its kernel, and one for that of its input."""
+    config = default_config()
+    config.model.filters, config.freeze_stages = ((3,), (4,), (5,)), frozen
+    model = ConvNet(5, filters=config.model.filters, frozen_stages=frozen)
+    state = create_state(model, optax.sgd(0.1), (8, 8, 2), seed=0)
+    step = jax.make_jaxpr(make_train_step(config))(state, random_batch(6, shape=(8, 8, 2)))
+    assert str(step).count("conv_general_dilated[") == convolutions
+
+
+# ---- Class weights
+
+
+def test_balanced_class_weights_equal_scikit_learns():
+    labels = np.random.default_rng(0).choice([0, 1, 2, 4], 57, p=[0.7, 0.1, 0.1, 0.1]).astype(np.int32)
+    counts = np.bincount(labels)
+    weights = balanced(labels, 6)
+    assert weights.dtype == np.float32
+    np.testing.assert_array_equal(weights[[3, 5]], 0)  # which have no examples
+    np.testing.assert_allclose(weights[[0, 1, 2, 4]], 57 / (4 * counts[[0, 1, 2, 4]]), rtol=1e-6)
+    np.testing.assert_allclose(weights[labels].mean(), 1, rtol=1e-6)
+    utils = pytest.importorskip("sklearn.utils.class_weight")
+    theirs = utils.compute_class_weight("balanced", classes=np.array([0, 1, 2, 4]), y=labels)
+    np.testing.assert_allclose(weights[[0, 1, 2, 4]], theirs, rtol=1e-6)
+
+
+def test_a_step_with_class_weights_equals_keras():
+    model, batch = ConvNet(5), random_batch(8)
+    weights = np.array([0.5, 3.0, 1.0, 0.2, 2.0], np.float32)
+    state = create_state(model, optax.sgd(0.5), (6, 6, 2), seed=0)
+    layers = keras.layers
+    net = keras.Sequential([keras.Input((6, 6, 2)), layers.Flatten(), layers.Dense(5)])
+    net.set_weights([np.asarray(state.params["logits"][part]) for part in ("kernel", "bias")])
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    net.compile(keras.optimizers.SGD(0.5), loss, metrics=["accuracy"])
+    theirs = net.train_on_batch(batch["image"], batch["label"], class_weight=dict(enumerate(weights.tolist())))
+    after, sums = jax.jit(make_train_step(default_config(), weights))(state, padded(batch, 4))
+    np.testing.assert_allclose(sums.means(), theirs, rtol=1e-5)
+    for part, weight in zip(("kernel", "bias"), net.get_weights(), strict=True):
+        np.testing.assert_allclose(after.params["logits"][part], weight, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.2])
+def test_after_mixup_each_label_has_the_weight_of_its_class(label_smoothing):
+    weights, batch = jnp.asarray([0.5, 3.0, 1.0, 0.2, 2.0]), random_batch(8)
+    logits = jnp.asarray(np.random.default_rng(1).normal(size=(8, 5)), jnp.float32)
+    mixed = mix(batch, 0.7, jax.random.key(3))
+
+    def weighted(label):
+        return weights[label] * cross_entropy(logits, batch | {"label": label}, label_smoothing)
+
+    share = mixed["share"]
+    expected = share * weighted(batch["label"]) + (1 - share) * weighted(mixed["second_label"])
+    np.testing.assert_allclose(cross_entropy(logits, mixed, label_smoothing, weights), expected, rtol=1e-5)
 
 
 def test_dropout_differs_from_step_to_step_and_follows_the_seed():
