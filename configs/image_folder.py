@@ -18,8 +18,11 @@ def get_config():
     config.model.name = "cifar_deep"
     config.model.filters = ((32, 32), (64, 64), (128, 128))  # one stage more, as the images have twice the size
     config.model.batch_norm = True
+    config.model.dropout = 0.1
+    config.model.global_pooling = "average"  # any image_size fits, and a small folder is not learned by heart so soon
+    config.model.dense = ()
     config.num_epochs = 30
-    config.batch_size = 64
+    config.batch_size = 32
     config.augment.horizontal_flip = True
     config.augment.width_shift = 0.1
     config.augment.height_shift = 0.1

@@ -39,9 +39,9 @@ a validation accuracy of $accuracy.
 - Output: logits, float32 (batch, $num_classes). classes.json names the classes, in order.
 - $size
 
-## model.stablehlo, with jax alone
+## model.stablehlo, with jax
 
-jax.export has written it, for $platforms. JAX promises that its versions of the 6 months after that date load it; for a
+`pip install jax flatbuffers`. jax.export has written the file, for $platforms. JAX promises that its versions of the 6 months after that date load it; for a
 later one, export the run anew.
 
 ```python
@@ -57,6 +57,8 @@ $end
 
 ## model.onnx, with onnxruntime
 
+`pip install numpy onnxruntime`.
+
 ```python
 $start
 import onnxruntime
@@ -69,7 +71,7 @@ $end
 
 ## params.npz, with jaxconv, to train on or to look into the net
 
-It holds the parameters by their paths, the running statistics of batch norm under batch_stats/, and the mean and the
+The file holds the parameters by their paths, the running statistics of batch norm under batch_stats/, and the mean and the
 standard deviation of each channel, by which the input is normalised, under normalization/.
 
 ```python
