@@ -1,4 +1,4 @@
-"""Train a convolutional network, evaluate, explain, use or export it, or preview its images.
+"""Train a convolutional network, preview, evaluate, explain, use or export it.
 
 python launch.py --config=configs/quickstart.py
 python launch.py --config=configs/lenet.py --workdir=runs/mine --config.seed=1
