@@ -41,8 +41,8 @@ a validation accuracy of $accuracy.
 
 ## model.stablehlo, with jax
 
-`pip install jax flatbuffers`. jax.export has written the file, for $platforms. JAX promises that its versions of the 6 months after that date load it; for a
-later one, export the run anew.
+`pip install jax flatbuffers`. jax.export has written the file, for $platforms. JAX promises that its versions of the 6
+months after that date load it; for a later one, export the run anew.
 
 ```python
 $start
@@ -71,8 +71,8 @@ $end
 
 ## params.npz, with jaxconv, to train on or to look into the net
 
-The file holds the parameters by their paths, the running statistics of batch norm under batch_stats/, and the mean and the
-standard deviation of each channel, by which the input is normalised, under normalization/.
+The file holds the parameters by their paths, the running statistics of batch norm under batch_stats/, and the mean and
+the standard deviation of each channel, by which the input is normalised, under normalization/.
 
 ```python
 $start
