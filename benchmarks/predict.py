@@ -1,6 +1,6 @@
 """Predictions per second for image files: ours and the peers', from JPEG files to classes, by cifar_deep.
 
-python -m benchmarks.predict [--peers=keras,torch] [--files=512] [--rounds=5] [--json=FILE]
+python -m benchmarks.predict [--peers=keras,torch] [--files=2048] [--rounds=5] [--json=FILE]
 
 "jaxconv" is what --mode=predict does. "keras" is image_dataset_from_directory with predict, on TensorFlow. "torch" is a
 DataLoader with a worker for each core, Pillow and torchvision's steps by hand. All bring photographs of 500 x 375 to
@@ -130,7 +130,7 @@ CONTESTANTS: dict[str, Callable[[str], Callable[[], Any]]] = {"jaxconv": jaxconv
 PEERS = [name for name in CONTESTANTS if name != "jaxconv"]
 
 _PEERS = flags.DEFINE_list("peers", PEERS, f"Any of {', '.join(PEERS)}.")
-_FILES = flags.DEFINE_integer("files", 512, "Number of files.", lower_bound=BATCH)
+_FILES = flags.DEFINE_integer("files", 2048, "Number of files.", lower_bound=BATCH)
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "Measurements of each contestant.", lower_bound=1)
 _JSON = flags.DEFINE_string("json", None, "File for the result.")
 
