@@ -6,7 +6,7 @@ from jaxconv import experiment
 from jaxconv.config import Config
 from jaxconv.errors import ConfigError
 from jaxconv.parallel.sharding import replicated
-from jaxconv.runs import checkpoint, console
+from jaxconv.runs import checkpoint, console, signature
 from jaxconv.runs import workdir as files
 
 
@@ -25,6 +25,7 @@ def evaluate(config: Config, workdir: pathlib.Path) -> dict[str, float]:
     config = experiment.resolve(config, recorded)
     files.check(workdir, config)
     setup = experiment.set_up(config)
+    signature.check(workdir, setup.signature)
     state, best = checkpoint.restore_best(workdir, setup.state, replicated(setup.mesh))
     _, eval_step = experiment.compile_steps(config, setup.mesh, setup.state, setup.image_shape)
     results = {}

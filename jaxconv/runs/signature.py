@@ -35,17 +35,29 @@ def keep(workdir: pathlib.Path, signature: Signature) -> None:
         ConfigError: the data set has changed since.
         UserError: signature.json cannot be read or written.
     """
-    path, text = workdir / "signature.json", json.dumps(signature._asdict(), indent=2) + "\n"
-    there, here = read_json(path), json.loads(text)
-    if there is None:
-        write_atomically(path, text)
-        return
-    for key in _KEPT:
+    check(workdir, signature)
+    if not (path := workdir / "signature.json").exists():
+        write_atomically(path, _to_json(signature))
+
+
+def check(workdir: pathlib.Path, signature: Signature) -> None:
+    """Check that the data set is the one that a run began with, if it has kept its signature.
+
+    Raises:
+        ConfigError: it has changed since.
+        UserError: signature.json cannot be read.
+    """
+    there, here = read_json(workdir / "signature.json"), json.loads(_to_json(signature))
+    for key in _KEPT if there else ():
         if there[key] != here[key]:
             raise ConfigError(
                 f"The data has changed since the run in {workdir} began: {key} was {there[key]} and is {here[key]}. "
                 "Put the data back as it was, or name another --workdir."
             )
+
+
+def _to_json(signature: Signature) -> str:
+    return json.dumps(signature._asdict(), indent=2) + "\n"
 
 
 def read(workdir: pathlib.Path) -> Signature:

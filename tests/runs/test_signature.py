@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxconv.errors import ConfigError, UserError
-from jaxconv.runs.signature import Signature, keep, read
+from jaxconv.runs.signature import Signature, check, keep, read
 
 SIGNATURE = Signature(
     ("cat", "Größe 日本"), (8, 8, 3), "uint8", (0.1, float(np.float32(1 / 3)), 2.0), (1.0, 2.0, 3.0), 7
@@ -45,3 +45,12 @@ def test_a_broken_file(tmp_path):
     (tmp_path / "signature.json").write_text(json.dumps(SIGNATURE._asdict())[:-5])
     with pytest.raises(UserError, match="cannot be read as JSON"):
         read(tmp_path)
+
+
+def test_a_check_writes_nothing(tmp_path):
+    check(tmp_path, SIGNATURE)
+    assert list(tmp_path.iterdir()) == []
+    keep(tmp_path, SIGNATURE)
+    check(tmp_path, SIGNATURE)
+    with pytest.raises(ConfigError, match="The data has changed"):
+        check(tmp_path, SIGNATURE._replace(class_names=("a", "b")))
