@@ -10,7 +10,6 @@ BATCH_SIZE answers the rounds of `interleave`.
 # pyright: reportMissingImports=false
 
 import os
-import statistics
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -164,28 +163,9 @@ def main(argv: list[str]) -> None:
         for name in ("jaxconv", *_PEERS.value)
     }
     with interleave.progress() as say:
-        figures, missing, interrupted = interleave.compare(commands, rounds=_ROUNDS.value, say=say)
-    rows, ratios = [], {}
-    for name, speeds in figures.items():
-        row = {"": name, "images/s on one core": f"{statistics.median(speeds):,.0f}", "our ratio": ""}
-        if name != "jaxconv":
-            middle, lowest, highest = interleave.ratio(figures["jaxconv"], speeds)
-            row["our ratio"] = f"{middle:.2f} ({lowest:.2f} to {highest:.2f})"
-            ratios[name] = {"median": middle, "lowest": lowest, "highest": highest}
-        rows.append(row)
-    rows += [{"": name, "images/s on one core": "missing", "our ratio": ""} for name in missing]
-    result = {
-        "command": "python -m benchmarks.augment",
-        "batch_size": _BATCH_SIZE.value,
-        "rounds": _ROUNDS.value,
-        "interrupted": interrupted,
-        "images_per_s": figures,
-        "missing": missing,
-        "ratios": ratios,
-        "machine": interleave.machine(),
-        "versions": interleave.versions(),
-    }
-    interleave.report("Augmented images", rows, result, _JSON.value)
+        comparison = interleave.compare(commands, rounds=_ROUNDS.value, say=say)
+    about = {"command": "python -m benchmarks.augment", "batch_size": _BATCH_SIZE.value, "rounds": _ROUNDS.value}
+    interleave.present("Augmented images on one core", "images", comparison, about, _JSON.value)
 
 
 if __name__ == "__main__":

@@ -128,6 +128,38 @@ def ratio(ours: list[float], theirs: list[float]) -> tuple[float, float, float]:
     return statistics.median(ratios), min(ratios), max(ratios)
 
 
+def present(title: str, unit: str, comparison: Comparison, about: dict[str, Any], path: str | None) -> None:
+    """Print the speeds of all contestants and the ratios of ours ("jaxconv") to theirs, and write them to `path`.
+
+    Args:
+        title: title of the table.
+        unit: what is counted in a second, such as "images".
+        comparison: the figures.
+        about: what the result says beside them, such as the command.
+        path: file for the result. None: it is only printed.
+    """
+    figures, missing, interrupted = comparison
+    speed = f"{unit}/s"
+    rows, ratios = [], {}
+    for name, speeds in figures.items():
+        row = {"": name, speed: f"{statistics.median(speeds):,.0f}", "our ratio": ""}
+        if name != "jaxconv":
+            middle, lowest, highest = ratio(figures["jaxconv"], speeds)
+            row["our ratio"] = f"{middle:.2f} ({lowest:.2f} to {highest:.2f})"
+            ratios[name] = {"median": middle, "lowest": lowest, "highest": highest}
+        rows.append(row)
+    rows += [{"": name, speed: "missing", "our ratio": ""} for name in missing]
+    result = about | {
+        "interrupted": interrupted,
+        f"{unit}_per_s": figures,
+        "missing": missing,
+        "ratios": ratios,
+        "machine": machine(),
+        "versions": versions(),
+    }
+    report(title, rows, result, path)
+
+
 def machine() -> dict[str, Any]:
     """What the figures depend on beside the code."""
     model = platform.processor()

@@ -13,7 +13,6 @@ rounds of `interleave`.
 import functools
 import os
 import pathlib
-import statistics
 import sys
 import tempfile
 import warnings
@@ -33,7 +32,7 @@ SIZE = 500, 375
 
 
 def write_files(directory: pathlib.Path, count: int) -> None:
-    """Write photographs that nobody took: smooth random colours with some grain, as JPEG."""
+    """Write synthetic photographs as JPEG: smooth random colours with some noise."""
     rng = np.random.default_rng(0)
     for number in range(count):
         coarse = Image.fromarray(rng.integers(0, 256, (12, 16, 3)).astype(np.uint8)).resize(
@@ -160,28 +159,9 @@ def main(argv: list[str]) -> None:
             name: interleave.Command(["-m", "benchmarks.predict", name, directory], {})
             for name in ("jaxconv", *_PEERS.value)
         }
-        figures, missing, interrupted = interleave.compare(commands, rounds=_ROUNDS.value, say=say)
-    rows, ratios = [], {}
-    for name, speeds in figures.items():
-        row = {"": name, "files/s": f"{statistics.median(speeds):,.0f}", "our ratio": ""}
-        if name != "jaxconv":
-            middle, lowest, highest = interleave.ratio(figures["jaxconv"], speeds)
-            row["our ratio"] = f"{middle:.2f} ({lowest:.2f} to {highest:.2f})"
-            ratios[name] = {"median": middle, "lowest": lowest, "highest": highest}
-        rows.append(row)
-    rows += [{"": name, "files/s": "missing", "our ratio": ""} for name in missing]
-    result = {
-        "command": "python -m benchmarks.predict",
-        "files": _FILES.value,
-        "rounds": _ROUNDS.value,
-        "interrupted": interrupted,
-        "files_per_s": figures,
-        "missing": missing,
-        "ratios": ratios,
-        "machine": interleave.machine(),
-        "versions": interleave.versions(),
-    }
-    interleave.report("Predictions for files", rows, result, _JSON.value)
+        comparison = interleave.compare(commands, rounds=_ROUNDS.value, say=say)
+    about = {"command": "python -m benchmarks.predict", "files": _FILES.value, "rounds": _ROUNDS.value}
+    interleave.present("Predictions for files", "files", comparison, about, _JSON.value)
 
 
 if __name__ == "__main__":

@@ -68,12 +68,14 @@ def _one_of(*choices: Any) -> Check:
     return Check(lambda value: value in choices, f"one of {', '.join(map(str, choices))}")
 
 
-def _sizes_at_each(layer: str) -> Check:
-    def test(value: Any) -> bool:
-        return _is_size(value) or (isinstance(value, tuple) and 1 <= len(value) <= 3 and all(map(_is_size, value)))
+def _is_size_or_sizes(value: Any, counts: Collection[int]) -> bool:
+    return _is_size(value) or (isinstance(value, tuple) and len(value) in counts and all(map(_is_size, value)))
 
+
+def _sizes_at_each(layer: str) -> Check:
     return Check(
-        test, f"{_A_SIZE} at each {layer}, or a tuple of one such number for each dimension of the data, such as (3, 3)"
+        lambda value: _is_size_or_sizes(value, (1, 2, 3)),
+        f"{_A_SIZE} at each {layer}, or a tuple of one such number for each dimension of the data, such as (3, 3)",
     )
 
 
@@ -123,7 +125,7 @@ FIELDS: dict[str, Field] = {
     ),
     "init_from": Field(
         str,
-        "workdir of another run: the layers of its best epoch are where this one starts, as far as their shapes agree",
+        "workdir of another run; this run starts from the layers of its best epoch that have the same shapes",
     ),
     "freeze_stages": Field(
         0, "number of stages, from the first, whose parameters and batch statistics stay as they are", _NOT_NEGATIVE
@@ -140,16 +142,15 @@ FIELDS: dict[str, Field] = {
     "data.name": Field(
         "mnist",
         "a set of TensorFlow Datasets of images, audio, video or arrays with one class each, or one that needs no "
-        'download: "mnist_sample", "mnist1d", "moving_digits" or "moving_digits_frame"; "image_folder": data.dir',
+        'download: "mnist_sample", "mnist1d", "moving_digits" or "moving_digits_frame"; "image_folder" is the folder '
+        "data.dir",
     ),
     "data.dir": Field(str, 'folder of images, CLASS/FILE or train, validation and test/CLASS/FILE; for "image_folder"'),
     "data.image_size": Field(
         int | tuple,
         "height and width to which the images of a folder are brought; one number for both",
         Check(
-            lambda value: (
-                _is_size(value) or (isinstance(value, tuple) and len(value) == 2 and all(map(_is_size, value)))
-            ),
+            lambda value: _is_size_or_sizes(value, (2,)),
             f"{_A_SIZE}, or a tuple of two such numbers, height and width, such as (48, 64)",
         ),
     ),
@@ -167,7 +168,7 @@ FIELDS: dict[str, Field] = {
         "share of the images of a folder for each of validation and test, where it has no such split",
         Check(lambda value: 0 < value < 0.5, "above 0 and below 0.5"),
     ),
-    "data.split_seed": Field(0, "seed by which they are chosen", _between(0, 2**31 - 1)),
+    "data.split_seed": Field(0, "seed that chooses the held-out images of a folder", _between(0, 2**31 - 1)),
     "data.strict": Field(False, "refuse a folder with files that cannot be read, instead of leaving them out"),
     "data.train": Field("train[:80%]", "split to train on"),
     "data.validation": Field("train[80%:]", "split to validate on after each epoch"),

@@ -14,7 +14,6 @@ from typing import Any
 
 import jax
 import jax.export
-import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
@@ -119,11 +118,9 @@ def export(config: Config, workdir: pathlib.Path) -> pathlib.Path:
 
 def forward(net: Trained) -> Callable[[jax.Array], jax.Array]:
     """Return the function from examples (batch, *spatial, channels) to logits, float32 (batch, num_classes)."""
-    mean, std = (np.asarray(values, np.float32) for values in (net.signature.mean, net.signature.std))
 
     def logits(examples: jax.Array) -> jax.Array:
-        normalized = (examples.astype(jnp.float32) - mean) / std
-        return net.model.apply(net.variables, normalized, train=False)  # type: ignore[return-value]
+        return net.model.apply(net.variables, net.signature.normalize(examples), train=False)  # type: ignore[return-value]
 
     return logits
 

@@ -18,7 +18,7 @@ from jaxtyping import Float, UInt8
 from jaxconv import experiment
 from jaxconv.config import Config
 from jaxconv.data import digits, images
-from jaxconv.errors import ConfigError
+from jaxconv.errors import ConfigError, printable
 from jaxconv.models import registry
 from jaxconv.ops import dispatch
 from jaxconv.parallel.mesh import make_mesh
@@ -105,11 +105,6 @@ def _best(
     return [(class_names[i], float(probabilities[i])) for i in np.argsort(-probabilities, kind="stable")[:top]]
 
 
-def printable(path: str) -> str:
-    """Escape what would break a line or a terminal."""
-    return path if path.isprintable() else repr(path)[1:-1]
-
-
 def find(patterns: Sequence[str]) -> list[str]:
     """Return the files that patterns name: a file, a directory of images, or a glob. Several are parted by commas.
 
@@ -178,11 +173,10 @@ def _compile(
     """Return the function from up to `size` images to probabilities."""
     signature = net.signature
     model = registry.create_model(net.config.model, len(signature.class_names), dispatch.KERNELS[config.ops])
-    mean, std = (np.asarray(values, np.float32) for values in (signature.mean, signature.std))
 
     @functools.partial(jax.jit, out_shardings=replicated(mesh))
     def probabilities(variables: dict, batch: jax.Array) -> jax.Array:
-        logits: Any = model.apply(variables, (batch - mean) / std, train=False)
+        logits: Any = model.apply(variables, signature.normalize(batch), train=False)
         return jax.nn.softmax(logits)
 
     variables = jax.device_put(net.variables, replicated(mesh))

@@ -33,7 +33,7 @@ def like_mnist(image: UInt8[np.ndarray, "height width 1"]) -> UInt8[np.ndarray, 
     rows, columns = (np.flatnonzero((ink > threshold).any(axis)) for axis in (1, 0))
     if not len(rows):
         return np.zeros((SIDE, SIDE, 1), np.uint8)
-    # What is lighter than half of the threshold is paper: shadows and grain.
+    # Values below half of the threshold are shadows and grain of the paper.
     ink = np.clip((ink - threshold / 2) / max(np.percentile(ink[ink > threshold], 90) - threshold / 2, 1), 0, 1)
     digit = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     return _centred(_shrunk(digit))

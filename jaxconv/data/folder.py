@@ -14,7 +14,7 @@ from jaxconv.config import Config
 from jaxconv.data import images
 from jaxconv.data.examples import Examples, Findings, Source, check_memory, from_arrays
 from jaxconv.data.layout import SPLITS, ImageFile, list_files
-from jaxconv.errors import ConfigError, UserError
+from jaxconv.errors import ConfigError, UserError, printable
 from jaxconv.platform import cache
 from jaxconv.platform.limits import cores
 
@@ -172,7 +172,7 @@ def image_folder(data: Config) -> Source:
     return from_arrays(
         "image_folder",
         version=folder.version(),
-        class_names=[_printable(name) for name in folder.classes],
+        class_names=[printable(name) for name in folder.classes],
         image_shape=folder.image_shape,
         sizes={split: len(files) for split, files in folder.files.items()},
         make=folder.read,
@@ -195,8 +195,3 @@ def _duplicates(splits: Sequence[_Seen]) -> list[tuple[str, str]]:
 
 def _digest(content: bytes) -> bytes:
     return hashlib.blake2b(content, digest_size=16).digest()
-
-
-def _printable(name: str) -> str:
-    """Escape line breaks, control characters and bytes that are no text, which a terminal cannot show."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)

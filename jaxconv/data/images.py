@@ -16,14 +16,12 @@ from jaxtyping import UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
-ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-"""How the names of image files end, in lower case."""
 
 _READABLE = "png apng jpg jpeg jpe jfif webp bmp dib gif tif tiff"
 _OTHERS = "heic heif avif jxl jp2 j2k ico svg psd tga ppm pgm pbm pnm exr hdr dng cr2 cr3 nef arw"
 ENDINGS = tuple(f".{ending}" for ending in f"{_READABLE} {_OTHERS}".split())
-"""The endings, in small letters, of files that claim to be images. Some are of other formats: none should be left out
-without a word."""
+"""The endings, in lower case, of files that claim to be images. Those of other formats are among them, so that such a
+file is reported as unreadable, and not ignored."""
 
 MAX_PIXELS = 64_000_000
 """Images with more pixels are refused before they are decoded: a file of a few kilobytes can hold billions."""

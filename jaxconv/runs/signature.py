@@ -2,7 +2,9 @@
 
 import json
 import pathlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from jaxconv.errors import ConfigError, UserError
 from jaxconv.runs.workdir import read_json, write_atomically
@@ -23,9 +25,13 @@ class Signature(NamedTuple):
     mean: tuple[float, ...]
     """The mean of each channel of the training split."""
     std: tuple[float, ...]
-    """The standard deviation of each channel. An example is normalised as (example - mean) / std."""
+    """The standard deviation of each channel."""
     train_examples: int
     """The number of examples in the training split."""
+
+    def normalize(self, examples: Any) -> Any:
+        """Normalize examples, a NumPy or JAX array of any dtype (batch, *spatial, channels). The result is float32."""
+        return (examples.astype(np.float32) - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
 
 
 def keep(workdir: pathlib.Path, signature: Signature) -> None:

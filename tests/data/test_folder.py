@@ -284,7 +284,6 @@ def test_a_field_that_is_missing(tmp_path, key):
         open_folder(fill(tmp_path, a=3, b=3), **{key: None})
 
 
-@pytest.mark.skipif(not hasattr(os, "seteuid"), reason="no such permissions")
 def test_a_folder_that_may_not_be_read(tmp_path, monkeypatch):
     fill(tmp_path, a=3, b=3)
     scan = os.scandir
