@@ -28,11 +28,11 @@ def evaluate(config: Config, workdir: pathlib.Path) -> dict[str, float]:
     signature.check(workdir, setup.signature)
     state, best = checkpoint.restore_best(workdir, setup.state, replicated(setup.mesh))
     _, eval_step = experiment.compile_steps(config, setup.mesh, setup.state, setup.image_shape)
-    results = {}
-    results["val_loss"], results["val_accuracy"] = experiment.evaluate(setup, eval_step, state, setup.validation)
+    validation = experiment.evaluate(setup, eval_step, state, setup.validation)
+    results = {"val_loss": validation.loss, "val_accuracy": validation.accuracy}
     if files.read_summary(workdir) is None:
         console.say(f"The best epoch so far is {best['epoch']}. The test set stays closed until the run is finished.")
     else:
-        test = setup.source.load(config.data.test)
-        results["test_loss"], results["test_accuracy"] = experiment.evaluate(setup, eval_step, state, test)
+        test = experiment.evaluate(setup, eval_step, state, setup.source.load(config.data.test))
+        results |= {"test_loss": test.loss, "test_accuracy": test.accuracy}
     return results

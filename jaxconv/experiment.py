@@ -30,7 +30,7 @@ from jaxconv.training.state import Batch, Sums, TrainState, create_state
 from jaxconv.training.step import eval_step, make_train_step
 
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Sums]]
-EvalStep = Callable[[TrainState, Batch, Sums], Sums]
+EvalStep = Callable[[TrainState, Batch, Sums], tuple[Sums, jax.Array]]
 
 
 class Experiment(NamedTuple):
@@ -200,13 +200,23 @@ def compile_steps(
         )
 
 
-def evaluate(experiment: Experiment, eval_step: EvalStep, state: TrainState, examples: Examples) -> tuple[float, float]:
-    """Return loss and accuracy over every example of a split, each counted once."""
+class Evaluation(NamedTuple):
+    """What a net makes of a split. Every example counts once."""
+
+    loss: float
+    accuracy: float
+    probabilities: Float32[np.ndarray, "examples num_classes"]
+
+
+def evaluate(experiment: Experiment, eval_step: EvalStep, state: TrainState, examples: Examples) -> Evaluation:
+    """Evaluate every example of a split, each once."""
     batches = pipeline.eval_batches(examples, experiment.normalizer, batch_size=experiment.config.batch_size)
     sums = jax.device_put(Sums.zero(), replicated(experiment.mesh))
+    probabilities = []
     for batch in prefetch_to_devices(batches, experiment.mesh):
-        sums = eval_step(state, batch, jax.block_until_ready(sums))
-    return sums.means()
+        sums, of_batch = eval_step(state, batch, jax.block_until_ready(sums))
+        probabilities.append(of_batch)
+    return Evaluation(*sums.means(), np.concatenate(probabilities)[: len(examples.labels)])
 
 
 def steps_that_overlap(mesh: Mesh) -> int:

@@ -17,9 +17,10 @@ from jaxconv.ops import onednn
 from jaxconv.parallel.mesh import prefetch_to_devices
 from jaxconv.parallel.sharding import replicated
 from jaxconv.platform import devices
-from jaxconv.runs import checkpoint, console, interrupt, signature
+from jaxconv.runs import checkpoint, console, interrupt, predictions, signature
 from jaxconv.runs import workdir as files
 from jaxconv.runs.clock import Clock
+from jaxconv.runs.predictions import Predictions
 from jaxconv.training.chunks import chunks
 from jaxconv.training.in_flight import NotFiniteError, StepsInFlight, check_finite
 from jaxconv.training.state import Sums, TrainState, is_finite, take_layers
@@ -242,14 +243,14 @@ def _batches(setup: Experiment, start_step: int, end_step: int) -> Any:
 def _end_of_epoch(setup: Experiment, eval_step: EvalStep, state: TrainState, step: int, clock: Clock) -> dict[str, Any]:
     """Validate, and describe the epoch as a line of history.jsonl."""
     train_loss, train_accuracy = state.epoch_sums.means()
-    val_loss, val_accuracy = experiment.evaluate(setup, eval_step, state, setup.validation)
+    validation = experiment.evaluate(setup, eval_step, state, setup.validation)
     return {
         "epoch": step // setup.steps_per_epoch,
         "step": step,
         "train_loss": train_loss,
         "train_accuracy": train_accuracy,
-        "val_loss": val_loss,
-        "val_accuracy": val_accuracy,
+        "val_loss": validation.loss,
+        "val_accuracy": validation.accuracy,
         "learning_rate": experiment.learning_rate(setup, step),
         "seconds": clock.epoch_seconds,
         "images_per_s": len(setup.train.labels) / clock.epoch_seconds,
@@ -321,11 +322,15 @@ def _test(
     workdir: pathlib.Path,
     clock: Clock,
 ) -> dict[str, Any]:
-    """Test once, with the parameters of the best epoch, and write summary.json, which says that the run is finished."""
+    """Test once, with the parameters of the best epoch.
+
+    Write predictions.npz, and then summary.json, which says that the run is finished.
+    """
     params_sha256 = checkpoint.sha256(state.params)
     state, best = checkpoint.restore_best(workdir, state, replicated(setup.mesh))
     test = setup.source.load(setup.config.data.test)
-    test_loss, test_accuracy = experiment.evaluate(setup, eval_step, state, test)
+    tested = experiment.evaluate(setup, eval_step, state, test)
+    predictions.write(workdir, Predictions(setup.config.data.test, test.labels, tested.probabilities))
     summary = {
         "config": setup.config.to_dict(),
         "model": setup.config.model.name,
@@ -334,8 +339,8 @@ def _test(
         "steps": history[-1]["step"],
         "best_epoch": best["epoch"],
         "val_accuracy": best["val_accuracy"],
-        "test_loss": test_loss,
-        "test_accuracy": test_accuracy,
+        "test_loss": tested.loss,
+        "test_accuracy": tested.accuracy,
         "test_examples": len(test.labels),
         "data": setup.source.examine().counts,
         "train_images_per_s": len(setup.train.labels) * len(history) / sum(epoch["seconds"] for epoch in history),

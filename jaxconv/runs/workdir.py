@@ -1,4 +1,4 @@
-"""The files of a run: config.json, history.jsonl, summary.json and TensorBoard's events."""
+"""The files of a run: config.json, command.txt, history.jsonl, summary.json and TensorBoard's events."""
 
 import contextlib
 import importlib.metadata
@@ -7,8 +7,10 @@ import math
 import os
 import pathlib
 import platform
+import shlex
+import sys
 from collections.abc import Iterator
-from typing import Any
+from typing import IO, Any
 
 import filelock
 from tensorboardX import SummaryWriter
@@ -78,6 +80,7 @@ def claim(workdir: pathlib.Path, config: Config) -> Iterator[None]:
     with lock:
         check(workdir, config)
         write_atomically(workdir / "process", f"process {os.getpid()} on {platform.node()}\n")
+        write_atomically(workdir / "command.txt", shlex.join(["python", *sys.argv]) + "\n")
         write_atomically(workdir / "config.json", to_json(config))
         yield
 
@@ -104,19 +107,26 @@ def writing(workdir: pathlib.Path) -> Iterator[None]:
         ) from None
 
 
-def write_atomically(path: pathlib.Path, text: str) -> None:
-    """Replace a file by a rename, so that a kill leaves either the old file or the new one.
+@contextlib.contextmanager
+def replacing(path: pathlib.Path) -> Iterator[IO[bytes]]:
+    """Open a file that replaces `path` by a rename at the end: a kill leaves either the old file or the new one.
 
     Raises:
         UserError: it cannot be written.
     """
     temporary = path.with_name(path.name + ".tmp")
     with writing(path.parent):
-        with open(temporary, "w") as file:
-            file.write(text)
+        with open(temporary, "wb") as file:
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+
+
+def write_atomically(path: pathlib.Path, text: str) -> None:
+    """Replace a file by a text, see `replacing`."""
+    with replacing(path) as file:
+        file.write(text.encode())
 
 
 def write_history(workdir: pathlib.Path, history: list[dict[str, Any]]) -> None:

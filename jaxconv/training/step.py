@@ -65,7 +65,11 @@ def make_train_step(
     return train_step
 
 
-def eval_step(state: TrainState, batch: Batch, sums: Sums) -> Sums:
-    """Add the sums over a batch to `sums`, with running statistics, without dropout and label smoothing."""
+def eval_step(state: TrainState, batch: Batch, sums: Sums) -> tuple[Sums, Float[Array, "batch num_classes"]]:
+    """Evaluate a batch, with running statistics, without dropout and label smoothing.
+
+    Returns:
+        `sums` plus the sums over the batch, and the probabilities of the classes.
+    """
     logits = state.apply_fn(state.variables, batch["image"], train=False)
-    return sums + sums_of(cross_entropy(logits, batch), logits, batch)
+    return sums + sums_of(cross_entropy(logits, batch), logits, batch), jax.nn.softmax(logits)

@@ -51,7 +51,7 @@ def test_padding_changes_nothing():
     def run(batch):
         state = create_state(model, optax.sgd(0.1), (6, 6, 2), seed=0)
         state, sums = step(state, batch)
-        return state.params, sums, eval_step(state, batch, Sums.zero())
+        return state.params, sums, eval_step(state, batch, Sums.zero())[0]
 
     for plain, with_padding in zip(jax.tree.leaves(run(batch)), jax.tree.leaves(run(padded(batch, 4))), strict=True):
         np.testing.assert_allclose(with_padding, plain, rtol=1e-5, atol=1e-6)
@@ -76,7 +76,8 @@ def test_padding_changes_no_batch_statistics():
 def test_evaluation_uses_the_running_statistics():
     model, batch = ConvNet(5, filters=((3,),), batch_norm=True), random_batch(8)
     state = create_state(model, optax.sgd(0.1), (6, 6, 2), seed=0)
-    evaluated = eval_step(state, batch, Sums.zero())
+    evaluated, probabilities = eval_step(state, batch, Sums.zero())
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-5)
     shifted = batch | {"image": np.concatenate([batch["image"][:4], 100 + batch["image"][4:]])}
     np.testing.assert_allclose(  # the first half does not see the second
         model.apply(state.variables, shifted["image"], train=False)[:4],
@@ -84,7 +85,8 @@ def test_evaluation_uses_the_running_statistics():
         rtol=1e-5,
     )
     stats = jax.tree.map(lambda leaf: leaf + 1, state.collections)
-    assert float(eval_step(state.replace(collections=stats), batch, Sums.zero()).loss) != float(evaluated.loss)
+    of_others, _ = eval_step(state.replace(collections=stats), batch, Sums.zero())
+    assert float(of_others.loss) != float(evaluated.loss)
 
 
 def test_a_step_is_the_mean_gradient_and_the_sums_run_on():
