@@ -216,7 +216,8 @@ def evaluate(experiment: Experiment, eval_step: EvalStep, state: TrainState, exa
     for batch in prefetch_to_devices(batches, experiment.mesh):
         sums, of_batch = eval_step(state, batch, jax.block_until_ready(sums))
         probabilities.append(of_batch)
-    return Evaluation(*sums.means(), np.concatenate(probabilities)[: len(examples.labels)])
+    loss, accuracy = sums.means()
+    return Evaluation(loss, accuracy, np.concatenate(probabilities)[: len(examples.labels)])
 
 
 def steps_that_overlap(mesh: Mesh) -> int:

@@ -84,7 +84,7 @@ def classify(net: trained.Trained, config: Config, paths: Sequence[str], top: in
     read = reader(net)
     mesh = make_mesh(config.num_devices, config.batch_size)
     size = mesh.size * min(_BATCH, -(-len(paths) // mesh.size))
-    forward = _compile(net, config, mesh, size)
+    forward = compile_forward(net, config, mesh, size)
 
     def predictions() -> Iterator[Prediction]:
         images_read = _read_ahead(paths, read, ahead=2 * size)
@@ -167,10 +167,17 @@ def _read_ahead(
             yield path, result.result()
 
 
-def _compile(
+def compile_forward(
     net: trained.Trained, config: Config, mesh: jax.sharding.Mesh, size: int
-) -> Callable[[list[UInt8[np.ndarray, "h w c"]]], Float[np.ndarray, "images num_classes"]]:
-    """Return the function from up to `size` images to probabilities."""
+) -> Callable[[Sequence[np.ndarray] | np.ndarray], Float[np.ndarray, "examples num_classes"]]:
+    """Return the function from up to `size` examples, as of the data set, to the probabilities of the classes.
+
+    Args:
+        net: a trained net.
+        config: a resolved config, for the forms of the operations.
+        mesh: the devices.
+        size: the largest number of examples, a multiple of the devices. Fewer are padded.
+    """
     signature = net.signature
     model = registry.create_model(net.config.model, len(signature.class_names), dispatch.KERNELS[config.ops])
 
@@ -181,9 +188,9 @@ def _compile(
 
     variables = jax.device_put(net.variables, replicated(mesh))
 
-    def forward(batch: list[UInt8[np.ndarray, "h w c"]]) -> Float[np.ndarray, "images num_classes"]:
-        padded = np.zeros((size, *signature.image_shape), np.uint8)
-        if batch:
+    def forward(batch: Sequence[np.ndarray] | np.ndarray) -> Float[np.ndarray, "examples num_classes"]:
+        padded = np.zeros((size, *signature.image_shape), signature.dtype)
+        if len(batch):
             padded[: len(batch)] = batch
         with jax.set_mesh(mesh):
             result = probabilities(variables, jax.device_put(padded, split_by_example(mesh)))

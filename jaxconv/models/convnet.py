@@ -106,7 +106,7 @@ class ConvNet(nn.Module):
                 if number < len(all_filters) or not pools_first:
                     x = activation(x)
             x = pool(x, f"The pooling of stage {stage}")
-            x = activation(x) if pools_first else x
+            x = self._expose(f"stage_{stage}", activation(x) if pools_first else x)
             if stage == self.frozen_stages:
                 x = jax.lax.stop_gradient(x)  # so that no gradient is computed for this stage and those before
             x = drop(x, self.dropout)
@@ -116,6 +116,13 @@ class ConvNet(nn.Module):
             x = activation(Dense(units, self.kernels)(x))
             x = drop(x, self.dense_dropout)
         return Dense(self.num_classes, self.kernels, name="logits")(x)
+
+    def _expose(self, name: str, x: Array) -> Array:
+        """Let jaxconv.models.attribution read the output of a stage, and its gradient. No other program changes."""
+        if not self.is_initializing():
+            x = self.perturb(name, x)
+            self.sow("intermediates", name, x)
+        return x
 
     def _layers(self, spatial: int) -> tuple[Callable[[int], Conv], Callable[[], Pool]]:
         """Return what makes a convolution of so many filters, and a pooling, in `spatial` dimensions.

@@ -1,0 +1,1 @@
+"""--mode=report: one page on what a run learned, and where it fails."""
