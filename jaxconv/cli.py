@@ -4,6 +4,7 @@ import contextlib
 import os
 import pathlib
 import sys
+import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -36,6 +37,20 @@ def _train(config: Config, arguments: Arguments) -> None:
 
     experiment.start_jax(config)
     _print_scores(train.train(config, arguments.workdir), _TEST)
+    if config.report:
+        _report_of_finished(config, arguments.workdir)
+
+
+def _report_of_finished(config: Config, workdir: pathlib.Path) -> None:
+    """Print where the report of a finished run is. Make it if there is none since the end of the run."""
+    from jaxconv.report import run as report
+    from jaxconv.runs import console
+
+    start, path = time.monotonic(), workdir / "report.html"
+    if not report.is_current(workdir):
+        path = report.report(config, workdir)
+        console.say(f"The report took {time.monotonic() - start:.1f} s.")
+    print(f"Report: {path}")
 
 
 def _evaluate(config: Config, arguments: Arguments) -> None:
@@ -81,6 +96,14 @@ def _predict(config: Config, arguments: Arguments) -> None:
         raise UserError(f"{unreadable} of {len(paths)} files could not be read; the others have their classes.")
 
 
+def _report(config: Config, arguments: Arguments) -> None:
+    from jaxconv import experiment
+    from jaxconv.report import run as report
+
+    experiment.start_jax(config)
+    print(report.report(config, arguments.workdir))
+
+
 def _export(config: Config, arguments: Arguments) -> None:
     from jaxconv import experiment, export
 
@@ -96,6 +119,7 @@ MODES: dict[str, Callable[[Config, Arguments], None]] = {
     "explain": _explain,
     "predict": _predict,
     "export": _export,
+    "report": _report,
 }
 """What --mode names: each prints its results to stdout, and everything else to stderr."""
 

@@ -117,6 +117,7 @@ FIELDS: dict[str, Field] = {
         0, "steps between checkpoints, besides the one after each epoch; 0: none besides", _NOT_NEGATIVE
     ),
     "stop_on_nan": Field(True, "end the run at the first loss or parameter that is not finite"),
+    "report": Field(True, "write report.html at the end of the training"),
     "label_smoothing": Field(0.0, "share of each label that is spread over all classes", _below(1)),
     "mixup": Field(
         0.0,

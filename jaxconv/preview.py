@@ -21,7 +21,7 @@ EXAMPLES = {1: 10, 2: 16, 3: 12}
 EPOCHS = {1: 4, 2: 8, 3: 2}
 """The number of epochs in the picture."""
 
-_MOST_LINES = 8
+MOST_LINES = 8
 """Channels of a signal that can be told apart as lines. A signal with more is drawn as an image, a row for each."""
 
 
@@ -38,20 +38,30 @@ def preview(config: Config, workdir: pathlib.Path) -> pathlib.Path:
     train = sources.open_source(config.data).load(config.data.train)
     image_shape = train.images.shape[1:]
     augment.check(config.augment, image_shape, train.images.dtype)
-    if len(image_shape) > 2 and image_shape[-1] not in (1, 3):
+    if not can_draw(image_shape):
         raise ConfigError(
             "--mode=preview draws images and clips with 1 or 3 channels; those of config.data.name="
             f"{config.data.name!r} are of shape {image_shape}."
         )
-    path, images = workdir / "figures" / "preview.png", rows(train, config)
-    is_line = len(image_shape) == 2 and image_shape[-1] <= _MOST_LINES
-    figure = _lines(images) if is_line else _tiles(images)
-    labels = ", ".join(map(str, train.labels[: len(images)]))
+    path, figure = workdir / "figures" / "preview.png", draw(train, config)
+    labels = ", ".join(map(str, train.labels[: EXAMPLES[len(image_shape) - 1]]))
     figure.suptitle(f"{config.data.name}, {config.data.train}; classes from the top: {labels}", x=0.01, ha="left")
     with writing(workdir):
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=150)
     return path
+
+
+def can_draw(image_shape: tuple[int, ...]) -> bool:
+    """Return whether `draw` can draw examples of this shape, (*spatial, channels)."""
+    return len(image_shape) == 2 or image_shape[-1] in (1, 3)
+
+
+def draw(train: Examples, config: Config) -> Any:
+    """Draw `rows` as a figure of Matplotlib."""
+    images = rows(train, config)
+    is_line = images.ndim == 4 and images.shape[-1] <= MOST_LINES
+    return _lines(images) if is_line else _tiles(images)
 
 
 def rows(
@@ -109,6 +119,8 @@ def _tiles(images: np.ndarray) -> Any:
     tiles = _as_bytes(images)
     if images.ndim == 4:  # signals: a row of the tile for each channel
         tiles = tiles.swapaxes(2, 3)[..., None]
+    from matplotlib import rcParams
+
     gap = 1
     tiles = np.pad(tiles, [(0, 0)] * (tiles.ndim - 3) + [(gap, gap), (gap, gap), (0, 0)], constant_values=255)
     if tiles.ndim == 6:  # clips: frames side by side
@@ -122,7 +134,7 @@ def _tiles(images: np.ndarray) -> Any:
     for column in range(1, columns):
         # A thick line between the originals and the others, and a thin one between the strips of clips.
         if column == 1 or images.ndim == 6:
-            axis.axvline(column * width - 0.5, color="black", linewidth=2 if column == 1 else 1)
+            axis.axvline(column * width - 0.5, color=rcParams["text.color"], linewidth=2 if column == 1 else 1)
     axis.set_xticks([(column + 0.5) * width for column in range(columns)], _titles(columns))
     axis.xaxis.tick_top()
     axis.set_yticks([])

@@ -97,6 +97,7 @@ def tiny(tfds_dir: pathlib.Path) -> Any:
     config.data.name, config.data.data_dir = "tiny", str(tfds_dir)
     config.model.name, config.model.filters, config.model.dense = "cifar_simple", ((4,),), (8,)
     config.batch_size, config.num_epochs, config.num_devices = 16, 2, 1
+    config.report = False
     return config
 
 
@@ -118,6 +119,7 @@ def get_config():
     config.batch_size = 16
     config.num_epochs = 5
     config.checkpoint_every_steps = 4
+    config.report = False
     config.augment.rotation = 10.0
     config.augment.horizontal_flip = True
     config.mixup = 0.2

@@ -128,7 +128,7 @@ def test_signals_and_clips_are_trained_resumed_evaluated_and_drawn(recipe, tmp_p
         "--config.data.test=test[:80]",
     ]
     small += ["--config.model.filters=((4,), (4,))", "--config.num_epochs=3", "--config.checkpoint_every_steps=2"]
-    arguments = [f"--config=configs/{recipe}.py", *small, "--config.augment.noise=0.1"]
+    arguments = [f"--config=configs/{recipe}.py", *small, "--config.augment.noise=0.1", "--config.report=False"]
     whole = launch(*arguments, f"--workdir={tmp_path}/whole")
     process = start(*arguments, f"--workdir={tmp_path}/run")
     wait_for_step(tmp_path / "run", 2, process)

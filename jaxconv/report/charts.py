@@ -41,7 +41,8 @@ def style() -> Iterator[None]:
     }
     inked = ["text.color", "xtick.color", "ytick.color", "grid.color"]
     inked += ["axes.edgecolor", "axes.labelcolor", "axes.titlecolor"]
-    with matplotlib.rc_context(settings | dict.fromkeys(inked, _INK)):
+    settings |= dict.fromkeys(inked, _INK)
+    with matplotlib.rc_context(settings):
         yield
 
 
@@ -52,7 +53,7 @@ def to_figure(drawing: Drawing, name: str, alt: str) -> Figure:
     svg = file.getvalue()
     svg = svg[svg.index("<svg ") :].replace(_INK, "currentColor")
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'<g id="[^"]*">', "<g>", svg)  # several charts of a page would have the same ids
+    svg = re.sub(r'<g id="[^"]*"', "<g", svg)  # several charts of a page would have the same ids
     return Figure(name, svg.encode(), alt)
 
 
@@ -128,9 +129,8 @@ def reliability(measured: Reliability, split: str) -> Figure:
         above, below = drawing.subplots(2, sharex=True, height_ratios=(3, 1))
         above.bar(centres, measured.accuracy, 0.92 * width, color=COLOURS[0], label="accuracy")
         above.plot([0, 1], [0, 1], "--", color=_INK, linewidth=1, label="perfectly calibrated")
-        above.plot(measured.confidence, measured.accuracy, ".", color=COLOURS[1], label="mean confidence")
         above.set(ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
-        above.legend(loc="upper left")
+        drawing.legend(loc="outside upper center", ncols=2)
         below.bar(centres, measured.examples / measured.examples.sum(), 0.92 * width, color=COLOURS[0])
         below.set(xlabel="confidence", ylabel="share")
         alt = (

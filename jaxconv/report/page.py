@@ -44,12 +44,16 @@ def _templates() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    templates.filters |= {"percent": _percent, "count": "{:,}".format}
+    templates.filters |= {"percent": _percent, "count": "{:,}".format, "duration": _duration}
     return templates
 
 
 def _percent(share: float | None, digits: int = 1) -> str:
     return "\N{EN DASH}" if share is None or share != share else f"{share:.{digits}%}"
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
 
 
 def save_figures(directory: pathlib.Path, figures: list[Figure]) -> None:

@@ -9,6 +9,8 @@ from PIL import Image
 CLIP = 99
 """The percentile of a map that is drawn as the brightest, as in PAIR's package saliency."""
 
+_GREY = 128
+
 
 def to_png(picture: UInt8[np.ndarray, "h w c"], scale: int = 1) -> bytes:
     """Write a picture with 1 or 3 channels as a PNG. Each pixel becomes a square of `scale` pixels a side."""
@@ -39,10 +41,11 @@ def overlay(image: UInt8[np.ndarray, "h w c"], places: Float[np.ndarray, "h w"])
 
 
 def grid(tiles: UInt8[np.ndarray, "n h w c"], columns: int, gap: int = 1) -> UInt8[np.ndarray, "rows cols c"]:
-    """Lay tiles out in rows, with white lines of `gap` pixels between them."""
+    """Lay tiles out in rows, with grey lines of `gap` pixels between them."""
+    columns = min(columns, len(tiles))
     rows = -(-len(tiles) // columns)
-    blank = np.full((rows * columns - len(tiles), *tiles.shape[1:]), 255, np.uint8)
-    tiles = np.pad(np.concatenate([tiles, blank]), [(0, 0), (0, gap), (0, gap), (0, 0)], constant_values=255)
+    blank = np.full((rows * columns - len(tiles), *tiles.shape[1:]), _GREY, np.uint8)
+    tiles = np.pad(np.concatenate([tiles, blank]), [(0, 0), (0, gap), (0, gap), (0, 0)], constant_values=_GREY)
     height, width, channels = tiles.shape[1:]
     picture = tiles.reshape(rows, columns, height, width, channels).swapaxes(1, 2)
     return picture.reshape(rows * height, columns * width, channels)[: rows * height - gap, : columns * width - gap]

@@ -22,7 +22,7 @@ from jaxconv.models import registry
 
 # These may differ between two starts of one run: they change results by rounding at most. signature.json notices other
 # data.
-_FREE_TO_CHANGE = {"num_devices", "ops", "checkpoint_every_steps", "stop_on_nan"}
+_FREE_TO_CHANGE = {"num_devices", "ops", "checkpoint_every_steps", "stop_on_nan", "report"}
 _FREE_TO_CHANGE |= {"data.data_dir", "data.dir", "data.strict"}
 
 
@@ -43,7 +43,7 @@ def check(workdir: pathlib.Path, config: Config) -> None:
     free = _FREE_TO_CHANGE
     if config.optimizer.schedule == "constant":  # any other schedule is a function of num_epochs
         free = free | {"num_epochs"}
-    changed = differences(_with_new_fields(there, config), json.loads(to_json(config)), but=free)
+    changed = differences(with_new_fields(there, config), json.loads(to_json(config)), but=free)
     if changed:
         raise ConfigError(
             f"--workdir={workdir} holds a run of another config:\n"
@@ -52,7 +52,7 @@ def check(workdir: pathlib.Path, config: Config) -> None:
         )
 
 
-def _with_new_fields(there: dict[str, Any], config: Config) -> dict[str, Any]:
+def with_new_fields(there: dict[str, Any], config: Config) -> dict[str, Any]:
     """Add the fields that an earlier version did not have. Their defaults are what that version did."""
     defaults = default_config()
     defaults.model.name = config.model.name
@@ -132,6 +132,21 @@ def write_atomically(path: pathlib.Path, text: str) -> None:
 def write_history(workdir: pathlib.Path, history: list[dict[str, Any]]) -> None:
     """Write history.jsonl, one line for each epoch."""
     write_atomically(workdir / "history.jsonl", "".join(_dumps(epoch) + "\n" for epoch in history))
+
+
+def read_history(workdir: pathlib.Path) -> list[dict[str, Any]]:
+    """Read history.jsonl; no epoch where there is none.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    path = workdir / "history.jsonl"
+    try:
+        return [json.loads(line) for line in path.read_text().splitlines()]
+    except FileNotFoundError:
+        return []
+    except (ValueError, OSError):
+        raise UserError(f"{path} cannot be read as lines of JSON: put it back, or name another --workdir.") from None
 
 
 @contextlib.contextmanager

@@ -536,6 +536,7 @@ def test_a_whole_run(tmp_path):
     workdir = tmp_path / "run"
     arguments = ["--config=configs/image_folder.py", f"--workdir={workdir}", "--config.num_epochs=1"]
     small = ["--config.data.image_size=16", "--config.model.filters=((4,),)", "--config.model.dense=(8,)"]
+    small += ["--config.report=False"]
     process = launch(*arguments, *small, f"--config.data.dir={tmp_path / 'data'}")
     summary = json.loads((workdir / "summary.json").read_text())
     assert summary["data"] == {"unreadable_files": 1, "duplicates": 1}
