@@ -1,9 +1,10 @@
-"""Train a convolutional network, preview, evaluate, explain, use or export it.
+"""Train a convolutional network, preview, evaluate, explain, report, use or export it.
 
 python launch.py --config=configs/quickstart.py
 python launch.py --config=configs/lenet.py --workdir=runs/mine --config.seed=1
 python launch.py --config=configs/lenet.py --workdir=runs/mine --mode=evaluate
 python launch.py --config=configs/lenet.py --mode=explain
+python launch.py --config=configs/lenet.py --mode=report
 python launch.py --config=configs/cifar_deep_augment.py --mode=preview
 python launch.py --config=configs/lenet.py --mode=predict --images=digit.jpg
 python launch.py --config=configs/lenet.py --mode=export
