@@ -18,6 +18,7 @@ from jaxconv.report.page import Figure
 COLOURS = ("#2b7bba", "#d95f02", "#1b9e77", "#b0489a", "#a6761d", "#7570b3", "#d43d51", "#6b8e23")
 """Colours of lines, told apart on white and on near-black, also by most colour-blind people."""
 
+_DASHES = ("-", "--", ":")
 _INK = "#010203"  # stands for the colour of the text around a chart, see `to_figure`
 _MOST_NUMBERS, _MOST_NAMES = 20, 40
 
@@ -74,8 +75,9 @@ def curves(
         axis: Any = drawing.subplots()
         lines = [(run, key) for run in histories for key in keys]
         for number, (run, key) in enumerate(lines):
-            label = " ".join(part for part in (run, keys[key]) if part)
-            _curve(axis, histories[run], key, label, COLOURS[number % len(COLOURS)])
+            label = " ".join(part for part in (run, keys[key]) if part).replace("$", r"\$")
+            line = {"color": COLOURS[number % len(COLOURS)], "linestyle": _DASHES[number // len(COLOURS) % 3]}
+            _curve(axis, histories[run], key, f" {label}", line)  # a label that begins with "_" would not be shown
         axis.set(xlabel="epoch", ylabel=ylabel)
         axis.xaxis.get_major_locator().set_params(integer=True)
         axis.grid(alpha=0.15)
@@ -83,13 +85,13 @@ def curves(
         return to_figure(drawing, name, alt)
 
 
-def _curve(axis: Any, history: Sequence[Record], key: str, label: str, colour: str) -> None:
+def _curve(axis: Any, history: Sequence[Record], key: str, label: str, line: dict[str, Any]) -> None:
     epochs = [record["epoch"] for record in history]
     values = [math.nan if record[key] is None else record[key] for record in history]
-    axis.plot(epochs, values, label=label, color=colour, linewidth=1.6, marker="." if len(epochs) < 4 else None)
+    axis.plot(epochs, values, label=label, linewidth=1.6, marker="." if len(epochs) < 4 else None, **line)
     if key.startswith("val_"):
         best = max(range(len(history)), key=lambda i: (history[i]["val_accuracy"] or 0, -i))
-        axis.plot(epochs[best], values[best], "o", color=colour, markersize=6)
+        axis.plot(epochs[best], values[best], "o", color=line["color"], markersize=6)
 
 
 def confusion(counts: Int[np.ndarray, "labels predicted"], class_names: Sequence[str], split: str) -> Figure:

@@ -44,7 +44,7 @@ def _templates() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    templates.filters |= {"percent": _percent, "count": "{:,}".format, "duration": _duration}
+    templates.filters |= {"percent": _percent, "count": "{:,}".format, "duration": duration}
     return templates
 
 
@@ -52,7 +52,8 @@ def _percent(share: float | None, digits: int = 1) -> str:
     return "\N{EN DASH}" if share is None or share != share else f"{share:.{digits}%}"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Write a time for a person."""
     return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
 
 

@@ -1,7 +1,6 @@
 """What a net says of every example of a split: predictions.npz, written by the one evaluation of the test set."""
 
 import pathlib
-import zipfile
 from typing import NamedTuple
 
 import numpy as np
@@ -57,5 +56,5 @@ def read(workdir: pathlib.Path) -> Predictions | None:
             return Predictions(str(arrays["split"][0]), arrays["label"], arrays["probabilities"])
     except FileNotFoundError:
         return None
-    except (OSError, EOFError, KeyError, IndexError, ValueError, zipfile.BadZipFile):
+    except Exception:  # of many types, after what is broken
         raise UserError(f"{path} is broken: put it back, or train again in another --workdir.") from None

@@ -41,9 +41,9 @@ def test_charts_need_nothing_from_elsewhere_and_repeat():
 
 def test_curves_mark_the_best_epoch_and_name_their_lines():
     one, two, *_ = (chart.content.decode() for chart in some_charts())
-    assert one.count(">training<") == one.count(">validation<") == 1
-    assert one.count(">one<") == 0
-    assert two.count(">one<") == two.count(">two<") == 1
+    assert one.count("> training<") == one.count("> validation<") == 1
+    assert one.count("> one<") == 0
+    assert two.count("> one<") == two.count("> two<") == 1
 
 
 def test_class_names_are_shown_as_far_as_there_is_room():

@@ -1,0 +1,1 @@
+"""python -m jaxconv.compare: several runs on one page, and what speaks for a difference between them."""
