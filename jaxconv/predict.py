@@ -127,8 +127,12 @@ def _images_in(directory: str) -> list[str]:
     return sorted(path for path in paths if path.lower().endswith(images.ENDINGS))
 
 
-def reader(net: trained.Trained) -> Callable[[str], UInt8[np.ndarray, "h w c"]]:
-    """Return the function that reads a file as the net needs it.
+def reader(net: trained.Trained, who: str = "--mode=predict") -> Callable[[str | bytes], UInt8[np.ndarray, "h w c"]]:
+    """Return the function that reads a file, by its path or of its bytes, as the net needs it.
+
+    Args:
+        net: a trained net.
+        who: what reads images, as the subject of the error.
 
     Raises:
         ConfigError: the net does not take images.
@@ -136,7 +140,7 @@ def reader(net: trained.Trained) -> Callable[[str], UInt8[np.ndarray, "h w c"]]:
     shape, dtype = net.signature.image_shape, net.signature.dtype
     if len(shape) != 3 or shape[-1] not in (1, 3) or dtype != "uint8":
         raise ConfigError(
-            f"--mode=predict reads images, and the net of this run takes {dtype} arrays of shape {shape}: use "
+            f"{who} reads images, and the net of this run takes {dtype} arrays of shape {shape}: use --mode=report, or "
             "--mode=export and call the exported net."
         )
     height, width, channels = shape
