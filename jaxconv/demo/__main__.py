@@ -56,7 +56,7 @@ def serve(workdir: pathlib.Path, host: str, port: int) -> None:
         UserError: there is no such net, it does not take images, or nothing can listen there.
         Interrupted: a signal came.
     """
-    with _listen(host, port) as listener:
+    with listen(host, port) as listener:
         try:
             import uvicorn
 
@@ -97,7 +97,7 @@ def _in_url(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int) -> socket.socket:
     """Listen at an address.
 
     Raises:

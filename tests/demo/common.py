@@ -13,7 +13,7 @@ import uvicorn
 from jaxconv import experiment
 from jaxconv.config import load
 from jaxconv.data.sample import digits
-from jaxconv.demo.__main__ import _listen
+from jaxconv.demo.__main__ import listen
 from jaxconv.demo.server import create_app
 from jaxconv.models import attribution, registry
 from jaxconv.runs.signature import Signature
@@ -49,7 +49,7 @@ def net_of_digits():
 @contextlib.contextmanager
 def serving(net, run="a run"):
     """Serve the demo of a net, and yield its port."""
-    with _listen("127.0.0.1", 0) as listener:
+    with listen("127.0.0.1", 0) as listener:
         app = create_app(net, run, {"localhost", "127.0.0.1", "[::1]"})
         server = uvicorn.Server(uvicorn.Config(app, lifespan="off", log_level="critical", loop="asyncio", ws="none"))
         thread = threading.Thread(target=server.run, args=([listener],))
@@ -74,9 +74,9 @@ class Answer(NamedTuple):
         return json.loads(self.body)
 
 
-def call(port, method, path, body=None, headers=None, address="127.0.0.1"):
+def call(port, method, path, body=None, headers=None):
     """Send one request. An iterator as the body is sent in chunks, without a Content-Length."""
-    with contextlib.closing(http.client.HTTPConnection(address, port, timeout=30)) as connection:
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=30)) as connection:
         connection.request(method, path, body, headers or {})
         response = connection.getresponse()
         return Answer(response.status, response.headers, response.read())

@@ -32,10 +32,11 @@ def run(tiny, tmp_path):
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_it_serves_until_a_signal_and_writes_nothing(run, signum):
     before = snapshot(run)
-    with demo(f"--workdir={run}", "--port=0") as process:
+    process = demo(f"--workdir={run}", "--port=0")
+    try:
         line = process.stdout.readline()
         match = re.fullmatch(r"Open http://127\.0\.0\.1:(\d+) \(Ctrl-C stops it\)\.\n", line)
-        assert match, (line, process.poll() and process.stderr.read())
+        assert match, line
         port = int(match[1])
         page = call(port, "GET", "/", headers={"Host": f"localhost:{port}"}).body.decode()
         assert "<h1>a run</h1>" in page
@@ -47,6 +48,9 @@ def test_it_serves_until_a_signal_and_writes_nothing(run, signum):
             assert call(port, "GET", "/page.js").status == 200
             process.send_signal(signum)
             assert end(process) == (128 + signum, "", "")
+    finally:
+        process.kill()
+        process.communicate()
     assert snapshot(run) == before
 
 

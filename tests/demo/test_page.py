@@ -161,19 +161,21 @@ def test_files(tiny, tmp_path):
         wait(window, lambda window: text(window, "#error") == "")
         assert colour() == [255, 255, 255]
 
-        drop = """
-            const files = new DataTransfer();
-            const [name, kind] = arguments;
-            const picture = document.createElement("canvas");
-            picture.getContext("2d").fillRect(0, 0, 300, 150);
-            picture.toBlob((blob) => {
-              files.items.add(new File([blob], "black.png"));
-              const data = name === "paste" ? { clipboardData: files } : { dataTransfer: files };
-              document.dispatchEvent(new (kind === "paste" ? ClipboardEvent : DragEvent)(name, data));
+        give = """
+            const [kind] = arguments;
+            const black = document.createElement("canvas");
+            black.getContext("2d").fillRect(0, 0, 300, 150);
+            black.toBlob((blob) => {
+              const given = new DataTransfer();
+              given.items.add(new File([blob], "black.png"));
+              const event = kind === "paste"
+                ? new ClipboardEvent(kind, { clipboardData: given })
+                : new DragEvent(kind, { dataTransfer: given });
+              document.dispatchEvent(event);
             });
         """
-        for name in ("drop", "paste"):
-            window.execute_script(drop, name, name)
+        for kind in ("drop", "paste"):
+            window.execute_script(give, kind)
             wait(window, lambda _: colour() == [0, 0, 0])
             window.find_element(By.ID, "clear").click()
         (console,) = window.get_log("browser")  # Chromium's line for the file that is no image
