@@ -1,4 +1,4 @@
-"""Train a convolutional network, preview, evaluate, explain, report, use or export it.
+"""Train a convolutional network; see, evaluate, explain, use or export it.
 
 python launch.py --config=configs/quickstart.py
 python launch.py --config=configs/lenet.py --workdir=runs/mine --config.seed=1

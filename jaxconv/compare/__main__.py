@@ -18,15 +18,13 @@ from jaxconv.errors import ConfigError, UserError
 from jaxconv.platform import compatibility
 from jaxconv.runs import interrupt
 
-OUTPUT = flags.DEFINE_string("output", "comparison.html", "The page to write.")
-
 
 def main(argv: list[str]) -> None:
     """Compare the runs that the command line names. A UserError ends in its sentence on stderr and its exit status."""
     compatibility.quiet()
     try:
         interrupt.install()
-        compare([pathlib.Path(name) for name in argv[1:]], pathlib.Path(OUTPUT.value))
+        compare([pathlib.Path(name) for name in argv[1:]], pathlib.Path(flags.FLAGS.output))
         sys.stdout.flush()
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         os._exit(0)
@@ -103,4 +101,5 @@ def _parse(argv: list[str]) -> list[str]:
 
 
 if __name__ == "__main__":
+    flags.DEFINE_string("output", "comparison.html", "The page to write.")
     app.run(main, flags_parser=_parse)

@@ -19,10 +19,6 @@ from jaxconv.errors import ConfigError, UserError
 from jaxconv.platform import compatibility
 from jaxconv.runs import interrupt
 
-WORKDIR = flags.DEFINE_string("workdir", None, "The workdir of a run on images.")
-HOST = flags.DEFINE_string("host", "127.0.0.1", "The address to listen on. 0.0.0.0 lets other machines use the page.")
-PORT = flags.DEFINE_integer("port", 8000, "The port to listen on. 0: any that is free.")
-
 _CONNECTIONS = 32
 """More at a time are refused: each may hold an upload in memory."""
 
@@ -34,9 +30,9 @@ def main(argv: list[str]) -> None:
         interrupt.install()
         if len(argv) > 1:
             raise ConfigError(f"{argv[1]!r} does not belong to a flag: write --FLAG=VALUE.")
-        if not WORKDIR.value:
+        if not flags.FLAGS.workdir:
             raise ConfigError("--workdir is missing: name the workdir of a run, such as --workdir=runs/quickstart.")
-        serve(pathlib.Path(WORKDIR.value), HOST.value, PORT.value)
+        serve(pathlib.Path(flags.FLAGS.workdir), flags.FLAGS.host, flags.FLAGS.port)
     except UserError as error:
         _say(error)
         os._exit(error.exit_status)
@@ -137,4 +133,7 @@ def _say(error: UserError) -> None:
 
 
 if __name__ == "__main__":
+    flags.DEFINE_string("workdir", None, "The workdir of a run on images.")
+    flags.DEFINE_string("host", "127.0.0.1", "The address to listen on. 0.0.0.0 lets other machines use the page.")
+    flags.DEFINE_integer("port", 8000, "The port to listen on. 0: any that is free.")
     app.run(main, flags_parser=_parse)

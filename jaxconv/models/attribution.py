@@ -19,9 +19,9 @@ def feature_maps(
     model: nn.Module, variables: Variables, examples: Float[Array, "batch *spatial channels"]
 ) -> tuple[Float[Array, "batch num_classes"], FeatureMaps]:
     """Return the logits, and the output of each stage after its pooling and activation."""
-    applied: Any = model.apply(variables, examples, train=False, mutable=["intermediates"])
+    applied: Any = model.apply(variables, examples, train=False, mutable=["stages"])
     logits, collections = applied
-    maps = {name: values[0] for name, values in collections.get("intermediates", {}).items()}
+    maps = {name: values[0] for name, values in collections.get("stages", {}).items()}
     return logits, dict(sorted(maps.items(), key=lambda item: int(item[0].removeprefix("stage_"))))
 
 

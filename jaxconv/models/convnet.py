@@ -121,7 +121,7 @@ class ConvNet(nn.Module):
         """Let jaxconv.models.attribution read the output of a stage, and its gradient. No other program changes."""
         if not self.is_initializing():
             x = self.perturb(name, x)
-            self.sow("intermediates", name, x)
+            self.sow("stages", name, x)
         return x
 
     def _layers(self, spatial: int) -> tuple[Callable[[int], Conv], Callable[[], Pool]]:
