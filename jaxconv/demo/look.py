@@ -38,7 +38,7 @@ def compile_look(net: Trained) -> Callable[[UInt8[np.ndarray, "h w c"]], Look]:
         logits, maps = attribution.feature_maps(net.model, variables, examples)
         arguments = net.model, variables, examples, jnp.argmax(logits, axis=-1)
         saliency, grad_cam = attribution.saliency(*arguments), attribution.grad_cam(*arguments)
-        return jax.tree.map(lambda batch: batch[0], (jax.nn.softmax(logits), tuple(maps.values()), saliency, grad_cam))
+        return jax.tree.map(lambda batch: batch[0], (jax.nn.softmax(logits), maps, saliency, grad_cam))
 
     variables = jax.device_put(net.variables)
 

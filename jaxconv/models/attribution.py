@@ -11,8 +11,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 Variables = dict[str, Any]
-FeatureMaps = dict[str, Any]
-"""The output of each stage, "stage_1" first: float32 (batch, *spatial, channels). A net without stages has none."""
+FeatureMaps = tuple[Float[Array, "batch *spatial channels"], ...]
+"""The output of each stage, the first one first. A net without stages has none."""
 
 
 def feature_maps(
@@ -21,8 +21,8 @@ def feature_maps(
     """Return the logits, and the output of each stage after its pooling and activation."""
     applied: Any = model.apply(variables, examples, train=False, mutable=["stages"])
     logits, collections = applied
-    maps = {name: values[0] for name, values in collections.get("stages", {}).items()}
-    return logits, dict(sorted(maps.items(), key=lambda item: int(item[0].removeprefix("stage_"))))
+    stages = collections.get("stages", {})
+    return logits, tuple(stages[_name(stage)][0] for stage in range(1, 1 + len(stages)))
 
 
 def saliency(
@@ -71,18 +71,22 @@ def grad_cam(
     shapes = jax.eval_shape(lambda: feature_maps(model, variables, examples)[1])
     if not shapes:
         return None
-    zeros = {name: jnp.zeros(maps.shape, maps.dtype) for name, maps in shapes.items()}
-    *_, last = zeros
+    zeros = [jnp.zeros(stage.shape, stage.dtype) for stage in shapes]
 
     def total(change: Array) -> tuple[Array, Array]:
-        perturbed = {**variables, "perturbations": zeros | {last: change}}
-        logits, maps = feature_maps(model, perturbed, examples)
-        return _sum_of_logits(logits, classes), maps[last]
+        perturbations = {_name(stage): change for stage, change in enumerate([*zeros[:-1], change], start=1)}
+        logits, maps = feature_maps(model, {**variables, "perturbations": perturbations}, examples)
+        return _sum_of_logits(logits, classes), maps[-1]
 
-    gradient, maps = jax.grad(total, has_aux=True)(zeros[last])
+    gradient, maps = jax.grad(total, has_aux=True)(zeros[-1])
     weights = jnp.mean(gradient, axis=tuple(range(1, gradient.ndim - 1)), keepdims=True)
     places = nn.relu(jnp.sum(weights * maps, axis=-1))
     return jax.image.resize(places, examples.shape[:-1], "linear")
+
+
+def _name(stage: int) -> str:
+    """Return the name under which jaxconv.models.convnet exposes a stage, from 1."""
+    return f"stage_{stage}"
 
 
 def _sum_of_logits(logits: Any, classes: Int[Array, " batch"]) -> Float[Array, ""]:

@@ -285,9 +285,8 @@ def _stages(net: Trained, data: Data, predictions: Predictions) -> list[Stages]:
     labels = np.unique(predictions.label)
     of_label = [int(np.argmax(np.where(predictions.label == label, certain, -1))) for label in labels]
     chosen = [index for index in of_label if certain[index] > 0][:CHOSEN]
-    _, stages = attribution.feature_maps(
-        net.model, net.variables, net.signature.normalize(data.evaluated.images[chosen])
-    )
+    read = jax.jit(attribution.feature_maps, static_argnums=0)
+    _, stages = read(net.model, net.variables, net.signature.normalize(data.evaluated.images[chosen]))
     rows = []
     for row, index in enumerate(chosen if stages else []):
         name = net.signature.class_names[predictions.label[index]]
@@ -296,7 +295,7 @@ def _stages(net: Trained, data: Data, predictions: Predictions) -> list[Stages]:
             layers.feature_maps(
                 np.asarray(of_stage[row]), f"stage_{stage}_{row + 1}", f"Feature maps of stage {stage} for a {name}."
             )
-            for stage, of_stage in enumerate(stages.values(), start=1)
+            for stage, of_stage in enumerate(stages, start=1)
         ]
         rows.append(Stages(name, example, maps))
     return rows

@@ -35,7 +35,7 @@ def net_of_digits():
 
     example = np.zeros((1, 28, 28, 1), np.float32)
     variables = jax.tree.map(some, jax.eval_shape(lambda: model.init(jax.random.key(0), example, train=False)))
-    last_stage = jax.jit(lambda x: attribution.feature_maps(model, variables, x)[1]["stage_2"])
+    last_stage = jax.jit(lambda x: attribution.feature_maps(model, variables, x)[1][-1])
     maps = np.concatenate([last_stage(signature.normalize(part)) for part in np.split(images, 6)])
     inputs = np.column_stack([maps.reshape(3000, -1), np.ones(3000)]).astype(float)
     solution = np.linalg.solve(inputs.T @ inputs + 10 * np.eye(785), inputs.T @ (10 * np.eye(10)[labels]))

@@ -66,7 +66,7 @@ def test_maps_are_those_of_attribution():
     def separately(examples):
         logits, maps = attribution.feature_maps(net.model, net.variables, examples)
         arguments = net.model, net.variables, examples, logits.argmax(axis=-1)
-        return [*maps.values(), attribution.saliency(*arguments), attribution.grad_cam(*arguments)]
+        return [*maps, attribution.saliency(*arguments), attribution.grad_cam(*arguments)]
 
     expected = separately(net.signature.normalize(image[None]))
     for here, there in zip([*look.feature_maps, look.saliency, look.grad_cam], expected, strict=True):
