@@ -9,13 +9,15 @@ import sys
 from tests.conftest import ROOT
 
 PROGRAM = """
-import sys
+import signal, sys
 from absl import app
 from benchmarks import interleave, train_step
 
 CONTESTANT = "import sys, time; print('ready', flush=True)\\nfor _ in sys.stdin: time.sleep(0.05); print(7, flush=True)"
 Command = interleave.Command
 interleave.Command = lambda arguments, environment: Command(["-c", CONTESTANT], environment)
+# A shell lets the jobs of its background ignore Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 app.run(train_step.main)
 """
 
@@ -29,8 +31,6 @@ def test_progress_without_a_terminal_and_a_result_when_interrupted(tmp_path):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        # A shell lets the jobs of its background ignore Ctrl-C, and Python then does not raise KeyboardInterrupt.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert process.stderr
     said = [line for line, _ in zip(process.stderr, range(12), strict=False)]
