@@ -116,11 +116,11 @@ def _lines(signals: np.ndarray) -> Any:
 
 def _tiles(images: np.ndarray) -> Any:
     """Draw images as tiles: (rows, columns, height, width, channels), or clips or signals of many channels."""
+    from matplotlib import rcParams
+
     tiles = _as_bytes(images)
     if images.ndim == 4:  # signals: a row of the tile for each channel
         tiles = tiles.swapaxes(2, 3)[..., None]
-    from matplotlib import rcParams
-
     gap = 1
     tiles = np.pad(tiles, [(0, 0)] * (tiles.ndim - 3) + [(gap, gap), (gap, gap), (0, 0)], constant_values=255)
     if tiles.ndim == 6:  # clips: frames side by side

@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxconv.config import Config, default_config
+from jaxconv.config import Config
 from jaxconv.errors import ConfigError, UserError, printable
-from jaxconv.runs import checkpoint
+from jaxconv.runs import checkpoint, trained
 from jaxconv.runs import predictions as kept
 from jaxconv.runs import workdir as files
 from jaxconv.runs.predictions import Predictions
@@ -55,10 +55,7 @@ def _load(workdir: pathlib.Path, name: str) -> Run:
     if (recorded := files.read_config(workdir)) is None:
         raise ConfigError(f"{workdir} holds no run: name the workdir of one.")
     try:
-        config = default_config()
-        config.model.name = recorded["model"]["name"]
-        recorded = files.with_new_fields(recorded, config)
-        config.update_from_flattened_dict({key: _with_tuples(value) for key, value in recorded.items()})
+        config = trained.to_config(recorded)
         signature = files.read_json(workdir / "signature.json")
         class_names = tuple(signature["class_names"]) if signature else None
         if not (history := files.read_history(workdir)):
@@ -74,11 +71,6 @@ def _load(workdir: pathlib.Path, name: str) -> Run:
             f"{workdir / kept.FILE} does not fit the classes of the run: put it back, or leave the run out."
         )
     return Run(name, config, class_names, history, best, summary, predictions)
-
-
-def _with_tuples(value: Any) -> Any:
-    """JSON has turned tuples into lists."""
-    return tuple(map(_with_tuples, value)) if isinstance(value, list) else value
 
 
 def in_words(runs: Sequence[Run]) -> str:

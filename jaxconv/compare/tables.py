@@ -9,10 +9,11 @@ from jaxconv.compare.runs import Run, grouped, in_words, same_data
 from jaxconv.config import FIELDS, flatten
 from jaxconv.report import measures
 from jaxconv.report.page import duration
+from jaxconv.runs.workdir import FREE_TO_CHANGE
 
 NONE = "-"
 
-HOW_IT_RUNS = {"num_devices", "ops", "checkpoint_every_steps", "stop_on_nan", "report", "data.data_dir", "data.strict"}
+HOW_IT_RUNS = FREE_TO_CHANGE - {"data.dir"}  # another folder may hold other images
 """Fields that change results by rounding at most."""
 
 

@@ -75,7 +75,11 @@ def create_app(net: Trained, run: str, hosts: Collection[str] | None = None) -> 
 
     routes = [
         _file("/", _page(net, run), "text/html"),
-        _file("/page.css", _read_text("page.css"), "text/css"),
+        _file(
+            "/page.css",
+            (resources.files("jaxconv.report") / "palette.css").read_text() + _read_text("page.css"),
+            "text/css",
+        ),
         _file("/page.js", _read_text("page.js"), "text/javascript"),
         Route("/look", look, methods=["POST"]),
     ]

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxconv import experiment, predict, preview
-from jaxconv.config import Config, default_config, flatten
+from jaxconv.config import Config, flatten
 from jaxconv.data import augment, sources
 from jaxconv.data.examples import Examples
 from jaxconv.errors import UserError
@@ -142,10 +142,7 @@ def _scores(
 ) -> dict[str, Any]:
     """Gather what the page says in words and tables."""
     correct = int(np.sum(predictions.predicted == predictions.label))
-    config, defaults = flatten(net.config), default_config()
-    defaults.model.name = net.config.model.name
-    defaults.model = registry.resolve(defaults.model)
-    defaults = flatten(defaults)
+    config, defaults = flatten(net.config), flatten(files.defaults(net.config.model.name))
     command = workdir / "command.txt"
     return {
         "title": workdir.name,

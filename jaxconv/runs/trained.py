@@ -37,7 +37,7 @@ def load(workdir: pathlib.Path) -> Trained:
     if recorded is None:
         raise ConfigError(f"--workdir={workdir} holds no run: train one with --mode=train first.")
     try:
-        config = _config(recorded)
+        config = to_config(recorded)
         taken = signature.read(workdir)
     except (AttributeError, KeyError, TypeError) as error:
         raise UserError(
@@ -49,8 +49,8 @@ def load(workdir: pathlib.Path) -> Trained:
     return Trained(model, variables, taken, config, best)
 
 
-def _config(recorded: dict[str, Any]) -> Config:
-    """Make a config of config.json.
+def to_config(recorded: dict[str, Any]) -> Config:
+    """Make a config of what config.json holds. A field that an earlier version did not have has its default.
 
     Raises:
         UserError: a value is wrong.

@@ -20,10 +20,10 @@ from jaxconv.config import Config, default_config, differences, flatten, to_json
 from jaxconv.errors import ConfigError, UserError
 from jaxconv.models import registry
 
-# These may differ between two starts of one run: they change results by rounding at most. signature.json notices other
-# data.
-_FREE_TO_CHANGE = {"num_devices", "ops", "checkpoint_every_steps", "stop_on_nan", "report"}
-_FREE_TO_CHANGE |= {"data.data_dir", "data.dir", "data.strict"}
+FREE_TO_CHANGE = {"num_devices", "ops", "checkpoint_every_steps", "stop_on_nan", "report"}
+FREE_TO_CHANGE |= {"data.data_dir", "data.dir", "data.strict"}
+"""Fields that may differ between two starts of one run: they change results by rounding at most. signature.json notices
+other data."""
 
 
 def check(workdir: pathlib.Path, config: Config) -> None:
@@ -40,10 +40,10 @@ def check(workdir: pathlib.Path, config: Config) -> None:
         raise ConfigError(f"config.init_from={config.init_from} is the --workdir of this run: name another run.")
     if (there := read_config(workdir)) is None:
         return
-    free = _FREE_TO_CHANGE
+    free = FREE_TO_CHANGE
     if config.optimizer.schedule == "constant":  # any other schedule is a function of num_epochs
         free = free | {"num_epochs"}
-    changed = differences(with_new_fields(there, config), json.loads(to_json(config)), but=free)
+    changed = differences(_with_new_fields(there, config), json.loads(to_json(config)), but=free)
     if changed:
         raise ConfigError(
             f"--workdir={workdir} holds a run of another config:\n"
@@ -52,12 +52,17 @@ def check(workdir: pathlib.Path, config: Config) -> None:
         )
 
 
-def with_new_fields(there: dict[str, Any], config: Config) -> dict[str, Any]:
+def _with_new_fields(there: dict[str, Any], config: Config) -> dict[str, Any]:
     """Add the fields that an earlier version did not have. Their defaults are what that version did."""
-    defaults = default_config()
-    defaults.model.name = config.model.name
-    defaults.model = registry.resolve(defaults.model)
-    return flatten(json.loads(to_json(defaults))) | flatten(there)
+    return flatten(json.loads(to_json(defaults(config.model.name)))) | flatten(there)
+
+
+def defaults(model: str) -> Config:
+    """Return the default config, with the fields of a model of this name."""
+    config = default_config()
+    config.model.name = model
+    config.model = registry.resolve(config.model)
+    return config
 
 
 @contextlib.contextmanager

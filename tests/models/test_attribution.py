@@ -123,4 +123,5 @@ def test_reading_a_net_changes_neither_its_program_nor_its_variables():
     net = NETS["relu"]
     variables, examples, _ = fixed(net)
     assert set(jax.eval_shape(lambda: net.init(jax.random.key(0), examples, train=False))) == {"params"}
-    assert "sow" not in str(jax.make_jaxpr(lambda x: net.apply(variables, x, train=False))(examples))
+    _, collections = net.apply(variables, examples, train=True, mutable=["batch_stats"])  # as a step of training does
+    assert collections == {}
