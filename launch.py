@@ -29,13 +29,22 @@ IMAGES = flags.DEFINE_multi_string(
     "images", [], "Files, directories or globs, parted by commas; may be repeated. For --mode=predict."
 )
 TOP = flags.DEFINE_integer("top", 3, "How many classes of each image to print. For --mode=predict.")
+COORDINATOR = flags.DEFINE_string(
+    "coordinator", None, "HOST:PORT of process 0. It, --num_processes and --process_id are for several processes."
+)
+NUM_PROCESSES = flags.DEFINE_integer(
+    "num_processes", None, "How many processes train together. SLURM, Open MPI and Cloud TPU say it by themselves."
+)
+PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which one this is, from 0. Process 0 writes and reports.")
 
 
 def main(config: Config) -> None:
     """Hand over to jaxconv."""
     name = pathlib.Path(CONFIG.value or "").stem
     workdir = pathlib.Path(WORKDIR.value or f"runs/{name}")
-    cli.run(MODE.value, config, cli.Arguments(workdir, json=JSON.value, images=tuple(IMAGES.value), top=TOP.value))
+    processes = (COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
+    arguments = cli.Arguments(workdir, JSON.value, tuple(IMAGES.value), TOP.value, processes)
+    cli.run(MODE.value, config, arguments)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,8 @@ from absl import app
 from jaxconv.config import Config, validate
 from jaxconv.errors import ConfigError, UserError
 from jaxconv.flags import parse_flags
-from jaxconv.platform import allocator, compatibility
+from jaxconv.platform import allocator, cluster, compatibility, supervisor
+from jaxconv.platform.cluster import Place
 from jaxconv.runs import interrupt
 
 _VALIDATION = {"val_loss": "Validation score", "val_accuracy": "Validation accuracy"}
@@ -30,14 +31,39 @@ class Arguments(NamedTuple):
     """Files, directories and globs."""
     top: int = 3
     """The number of classes of each prediction."""
+    processes: tuple[str | None, int | None, int | None] = (None, None, None)
+    """--coordinator, --num_processes and --process_id."""
 
 
 def _train(config: Config, arguments: Arguments) -> None:
     from jaxconv import experiment, train
+    from jaxconv.parallel import distributed
+    from jaxconv.runs import console
 
+    console.console.quiet = not cluster.is_lead()
     experiment.start_jax(config)
-    _print_scores(train.train(config, arguments.workdir), _TEST)
-    if config.report:
+    try:
+        summary = train.train(config, arguments.workdir)
+    except interrupt.Interrupted:
+        distributed.leave()
+        raise
+    distributed.leave()
+    if cluster.is_lead():
+        _print_scores(summary, _TEST)
+    if config.report and not cluster.own_place():
+        _report_of_finished(config, arguments.workdir)
+
+
+def _supervise(place: Place, config: Config, arguments: Arguments) -> None:
+    """Train in a worker, one of several. When all are done, process 0 makes the report, on its own devices."""
+    if status := supervisor.run(place, [sys.executable, *sys.orig_argv[1:]]):
+        os._exit(status)  # the worker has said why
+    interrupt.install()
+    if config.report and place.process_id == 0:
+        from jaxconv import experiment
+
+        config.num_devices = None
+        experiment.start_jax(config)
         _report_of_finished(config, arguments.workdir)
 
 
@@ -137,6 +163,7 @@ def start(main: Callable[[Config], None]) -> None:
             _say(error)
             sys.exit(error.exit_status)
 
+    cluster.end_with_parent()
     allocator.restart_with_huge_pages()
     app.run(main, flags_parser=parse)
 
@@ -144,6 +171,7 @@ def start(main: Callable[[Config], None]) -> None:
 def run(mode: str, config: Config, arguments: Arguments) -> None:
     """Run a mode. An error that a person can mend ends the process with its sentence and its exit status."""
     compatibility.quiet()
+    label = ""
     try:
         interrupt.install()
         validate(config)
@@ -151,14 +179,24 @@ def run(mode: str, config: Config, arguments: Arguments) -> None:
             raise ConfigError(f"--json needs a mode that prints JSON ({', '.join(WITH_JSON)}): --mode={mode} does not.")
         if bool(arguments.images) != (mode == "predict"):
             raise ConfigError("--images and --mode=predict need each other: --mode=predict --images=FILES.")
-        MODES[mode](config, arguments)
+        place = None if cluster.own_place() else cluster.find(*arguments.processes)
+        if place is None:
+            return MODES[mode](config, arguments)
+        label = supervisor.label(place)
+        if mode != "train":
+            raise ConfigError(f"--mode={mode} is for one process: start it alone, without the flags of several.")
+        _supervise(place, config, arguments)
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         os._exit(0)
     except (UserError, interrupt.Interrupted) as error:
-        _say(error)
+        _say(error, label)
         _wait_for_devices()
         sys.stdout.flush()
         os._exit(error.exit_status)  # do not wait for threads of a download, which wait for the network
+    except Exception:
+        if cluster.own_place():
+            supervisor.let_explain()
+        raise
     finally:
         _wait_for_devices()
 
@@ -171,11 +209,12 @@ def _print_scores(results: dict[str, Any], names: dict[str, str]) -> None:
 
 def _wait_for_devices() -> None:
     """Wait for the step in flight: a process that ends before its step may crash."""
-    if jax := sys.modules.get("jax"):
+    if (jax := sys.modules.get("jax")) and not cluster.own_place():  # another process may be gone
         for array in jax.live_arrays():
             with contextlib.suppress(Exception):  # a step that failed has been reported
                 array.block_until_ready()
 
 
-def _say(error: UserError | interrupt.Interrupted) -> None:
-    print(f"{os.path.basename(sys.argv[0])}: {error}", file=sys.stderr, flush=True)
+def _say(error: UserError | interrupt.Interrupted, label: str = "") -> None:
+    for line in f"{os.path.basename(sys.argv[0])}: {error}".split("\n"):
+        print(f"{label}{line}", file=sys.stderr, flush=True)

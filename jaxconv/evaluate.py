@@ -2,6 +2,8 @@
 
 import pathlib
 
+import jax
+
 from jaxconv import experiment
 from jaxconv.config import Config
 from jaxconv.errors import ConfigError
@@ -26,7 +28,8 @@ def evaluate(config: Config, workdir: pathlib.Path) -> dict[str, float]:
     files.check(workdir, config)
     setup = experiment.set_up(config)
     signature.check(workdir, setup.signature)
-    state, best = checkpoint.restore_best(workdir, setup.state, replicated(setup.mesh))
+    state, best = checkpoint.restore_best(workdir, setup.state)
+    state = jax.device_put(state, replicated(setup.mesh))
     _, eval_step = experiment.compile_steps(config, setup.mesh, setup.state, setup.image_shape)
     validation = experiment.evaluate(setup, eval_step, state, setup.validation)
     results = {"val_loss": validation.loss, "val_accuracy": validation.accuracy}

@@ -18,9 +18,10 @@ from jaxconv.data.augment import transform as augment
 from jaxconv.data.examples import Examples, Source, check
 from jaxconv.models import registry
 from jaxconv.ops import dispatch, onednn
-from jaxconv.parallel.mesh import make_mesh, prefetch_to_devices
+from jaxconv.parallel import distributed
+from jaxconv.parallel.mesh import make_mesh, own_rows, prefetch_to_devices
 from jaxconv.parallel.sharding import replicated, split_by_example
-from jaxconv.platform import devices
+from jaxconv.platform import cluster, devices
 from jaxconv.platform.limits import cores
 from jaxconv.runs.signature import Signature
 from jaxconv.training import memory
@@ -84,7 +85,7 @@ class Experiment(NamedTuple):
 
 
 def start_jax(config: Config) -> None:
-    """Set JAX up for a run. Call it before the first use of JAX.
+    """Set JAX up for a run, and meet its other processes. Call it before the first use of JAX.
 
     XLA:CPU runs a convolution on one thread of one device, so a net with convolutions gets a device for each core. One
     device is enough where oneDNN is used, or where there are no convolutions: its kernels, and XLA's products, use all
@@ -95,11 +96,18 @@ def start_jax(config: Config) -> None:
     has_convolutions = bool(registry.resolve(config.model).filters)
     wants_onednn = has_convolutions and config.ops in ("auto", "onednn") and onednn.is_installed()
 
+    place = cluster.own_place()
+    processes = place.num_processes if place else 1
+
     def split(most: int) -> None:
-        devices.split_cpu(config.num_devices or devices.largest_divisor(config.batch_size, most))
+        """Split the CPU of each process into as many devices as asked for, or into `most` if the batch divides so."""
+        share = max(1, config.batch_size // processes)
+        devices.split_cpu(max(1, (config.num_devices or 0) // processes) or devices.largest_divisor(share, most))
 
     split(cores() if has_convolutions and not wants_onednn else 1)
-    if wants_onednn and jax.default_backend() == "cpu" and not onednn.is_available():
+    if place:
+        distributed.join(place)
+    elif wants_onednn and jax.default_backend() == "cpu" and not onednn.is_available():
         clear_backends()  # JAX had to start to answer whether oneDNN works
         split(cores())
 
@@ -210,7 +218,9 @@ class Evaluation(NamedTuple):
 
 def evaluate(experiment: Experiment, eval_step: EvalStep, state: TrainState, examples: Examples) -> Evaluation:
     """Evaluate every example of a split, each once."""
-    batches = pipeline.eval_batches(examples, experiment.normalizer, batch_size=experiment.config.batch_size)
+    batch_size = experiment.config.batch_size
+    rows = own_rows(experiment.mesh, batch_size)
+    batches = pipeline.eval_batches(examples, experiment.normalizer, batch_size=batch_size, rows=rows)
     sums = jax.device_put(Sums.zero(), replicated(experiment.mesh))
     probabilities = []
     for batch in prefetch_to_devices(batches, experiment.mesh):

@@ -1,7 +1,8 @@
 """--mode=train: a run from top to bottom. Set up, restore, one loop over the steps, test."""
 
+import contextlib
+import functools
 import pathlib
-import signal
 from typing import Any
 
 import jax
@@ -14,10 +15,11 @@ from jaxconv.errors import ConfigError, UserError
 from jaxconv.experiment import EvalStep, Experiment
 from jaxconv.models.registry import num_params
 from jaxconv.ops import onednn
-from jaxconv.parallel.mesh import prefetch_to_devices
+from jaxconv.parallel.distributed import Largest, from_lead
+from jaxconv.parallel.mesh import own_rows, prefetch_to_devices
 from jaxconv.parallel.sharding import replicated
-from jaxconv.platform import devices
-from jaxconv.runs import checkpoint, console, interrupt, predictions, signature
+from jaxconv.platform import cluster, devices
+from jaxconv.runs import checkpoint, console, interrupt, predictions, processes, signature
 from jaxconv.runs import workdir as files
 from jaxconv.runs.clock import Clock
 from jaxconv.runs.predictions import Predictions
@@ -35,6 +37,8 @@ _CHUNK = 1
 def train(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
     """Train a config in `workdir`, from where an earlier start of the same run left off.
 
+    Of several processes each calls this; process 0 decides and writes.
+
     Returns:
         The summary of the run, as in summary.json.
 
@@ -44,23 +48,26 @@ def train(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
     clock = Clock()
     config = experiment.resolve(config, files.read_config(workdir))
     files.check(workdir, config)
-    if (summary := _finished(workdir, config)) is not None:
+    processes.check_config(config)
+    if (summary := from_lead(lambda: _finished(workdir, config))) is not None:
         return summary
     setup = experiment.set_up(config)
     setup.source.examine()  # it may refuse the data, before the workdir is touched
-    if config.init_from is not None and not checkpoint.steps(workdir):  # a run that goes on has its own parameters
+    processes.check_data(setup.source.version, setup.source.examine().counts)
+    if config.init_from is not None and _is_new(workdir):  # a run that goes on has its own parameters
         setup = _init_from(pathlib.Path(config.init_from), setup)
-    with files.claim(workdir, config):
-        if (summary := _finished(workdir, config)) is not None:  # by another process, meanwhile
+    with processes.claim(workdir, config):
+        if (summary := from_lead(lambda: _finished(workdir, config))) is not None:  # by another process, meanwhile
             return summary
-        signature.keep(workdir, setup.signature)
+        if cluster.is_lead():
+            signature.keep(workdir, setup.signature)
         _introduce(setup, workdir)
         state, history = _restore(setup, workdir, clock)
         train_step, eval_step = experiment.compile_steps(
             config, setup.mesh, setup.state, setup.image_shape, setup.class_weights
         )
         with checkpoint.open_checkpoints(workdir) as checkpoints:
-            if config.init_from is not None and not checkpoint.steps(workdir):  # no later start needs the other run
+            if config.init_from is not None and _is_new(workdir):  # no later start needs the other run
                 _save(setup, checkpoints, state, checkpoint.progress(history, clock, _versions(setup)))
             state = _fit(setup, train_step, eval_step, state, history, checkpoints, clock)
         _say_if_stopped_early(history, config)
@@ -76,6 +83,10 @@ def _finished(workdir: pathlib.Path, config: Config) -> dict[str, Any] | None:
     how = f": it stopped early after epoch {summary['epochs']} of {config.num_epochs}" if stopped_early else ""
     console.say(f"The run in {workdir} is finished{how}; name another --workdir to train again.")
     return summary
+
+
+def _is_new(workdir: pathlib.Path) -> bool:
+    return from_lead(lambda: not checkpoint.steps(workdir))
 
 
 def _init_from(run: pathlib.Path, setup: Experiment) -> Experiment:
@@ -112,7 +123,8 @@ def _introduce(setup: Experiment, workdir: pathlib.Path) -> None:
         kind = mesh.devices.flat[0].device_kind
     console.say(
         f"{config.data.name}: {len(setup.train.labels):,} examples to train on, "
-        f"{len(setup.validation.labels):,} to validate; {mesh.size} x {kind}; {workdir}"
+        f"{len(setup.validation.labels):,} to validate; {mesh.size} x {kind}"
+        f"{f' in {jax.process_count()} processes' * (jax.process_count() > 1)}; {workdir}"
     )
     if setup.platform == "cpu" and config.ops == "xla" and (problem := onednn.problem()):
         console.say(f"oneDNN is installed and not used, which makes the run slower: {problem}.")
@@ -124,10 +136,10 @@ def _introduce(setup: Experiment, workdir: pathlib.Path) -> None:
 
 
 def _restore(setup: Experiment, workdir: pathlib.Path, clock: Clock) -> tuple[TrainState, list[dict[str, Any]]]:
-    """The state and the history to go on from."""
+    """The state and the history to go on from. Process 0 decides which checkpoint is whole."""
     checkpoint.check_space(workdir, setup.state)
-    restored = checkpoint.restore_latest(workdir, setup.state, replicated(setup.mesh), console.say)
-    if restored is None:
+    find = functools.partial(checkpoint.restore_latest, workdir, setup.state, console.say)
+    if (restored := processes.restore(find, workdir, setup.state)) is None:
         return setup.state, []
     state, progress = restored
     step = int(state.step)
@@ -140,7 +152,7 @@ def _restore(setup: Experiment, workdir: pathlib.Path, clock: Clock) -> tuple[Tr
     if changed := files.changed_versions(progress["versions"], _versions(setup)):
         console.say(changed)
     clock.resume(wall_seconds=progress["wall_seconds"], epoch_seconds=progress["epoch_seconds"])
-    return state, progress["history"]
+    return jax.device_put(state, replicated(setup.mesh)), progress["history"]
 
 
 def _versions(setup: Experiment) -> dict[str, str | None]:
@@ -169,12 +181,11 @@ def _fit(
     start, every = int(state.step), config.checkpoint_every_steps
     end = start if _is_over(history, config) else setup.last_step
     batches = _batches(setup, start, end)
-    in_flight = StepsInFlight(experiment.steps_that_overlap(setup.mesh))
+    overlap = experiment.steps_that_overlap(setup.mesh)
+    in_flight, signal_of_any = StepsInFlight(overlap), Largest(setup.mesh, lag=overlap)
     versions, first = _versions(setup), True
-    # The checkpoint decides: history and events are rewritten from it.
-    files.write_history(workdir, history)
     with (
-        files.open_events(workdir, history) as events,
+        files.open_history(workdir, history) if cluster.is_lead() else contextlib.nullcontext() as write_history,
         console.Bar(config.num_epochs, per_epoch) as bar,
         interrupt.deferred() as interrupted,
     ):
@@ -191,7 +202,7 @@ def _fit(
             in_flight.add(step, sums)
 
             ends_epoch, due = step % per_epoch == 0, bool(every) and step % every == 0
-            stop = interrupted() or (checkpoints.manager.reached_preemption(step) and signal.SIGTERM)
+            stop = signal_of_any(interrupted() or 0, after=sums)
             for done, sums in in_flight.wait(for_all=ends_epoch or due or bool(stop)):
                 _check_loss(done, sums, state, setup, checkpoints)
                 bar.update(done, sums)
@@ -204,8 +215,8 @@ def _fit(
             if ends_epoch or due or stop:
                 _save(setup, checkpoints, state, checkpoint.progress(history, clock, versions))
             if ends_epoch:
-                files.write_history(workdir, history)
-                files.write_events(events, history[-1])
+                if write_history:
+                    write_history(history)
                 _say_of_epoch(history, setup)
             if stop:
                 checkpoint.wait(checkpoints, state)
@@ -236,6 +247,7 @@ def _batches(setup: Experiment, start_step: int, end_step: int) -> Any:
         start_step=start_step,
         end_step=end_step,
         augmentation=config.augment if augment.is_on(config.augment) else None,
+        rows=own_rows(setup.mesh, config.batch_size),
     )
     return prefetch_to_devices(batches, setup.mesh)
 
@@ -326,11 +338,12 @@ def _test(
 
     Write predictions.npz, and then summary.json, which says that the run is finished.
     """
-    params_sha256 = checkpoint.sha256(state.params)
-    state, best = checkpoint.restore_best(workdir, state, replicated(setup.mesh))
+    params_sha256, best = checkpoint.sha256(state.params), checkpoint.best_epoch(history)
+    restored = processes.restore(functools.partial(checkpoint.restore_best, workdir, state), workdir, state)
+    assert restored
+    state = jax.device_put(restored[0], replicated(setup.mesh))
     test = setup.source.load(setup.config.data.test)
     tested = experiment.evaluate(setup, eval_step, state, test)
-    predictions.write(workdir, Predictions(setup.config.data.test, test.labels, tested.probabilities))
     summary = {
         "config": setup.config.to_dict(),
         "model": setup.config.model.name,
@@ -351,5 +364,10 @@ def _test(
         "versions": _versions(setup),
         "params_sha256": params_sha256,
     }
-    files.write_summary(workdir, summary)
+
+    def write() -> None:
+        predictions.write(workdir, Predictions(setup.config.data.test, test.labels, tested.probabilities))
+        files.write_summary(workdir, summary)
+
+    from_lead(write)  # the others do not end before it is written
     return summary

@@ -21,6 +21,9 @@ from jaxconv.data.tensorflow import import_tensorflow
 PADDING = -1
 """The index in place of an example, in the last batch of an epoch."""
 
+ALL_ROWS = slice(None)
+"""All rows of a batch."""
+
 
 class Normalizer(NamedTuple):
     """The mean and the standard deviation of each channel, in the units of the examples."""
@@ -79,6 +82,7 @@ def train_batches(
     start_step: int,
     end_step: int,
     augmentation: Config | None = None,
+    rows: slice = ALL_ROWS,
 ) -> Iterable[dict[str, np.ndarray]]:
     """Return the batches of the steps from start_step to end_step - 1.
 
@@ -92,9 +96,10 @@ def train_batches(
         start_step: the step of the first batch. The first step of a run is 0.
         end_step: the step after the last batch.
         augmentation: config.augment, or None for no augmentation.
+        rows: the rows of each batch to make, for a process that holds no others.
 
     Returns:
-        An iterator over dicts with these arrays:
+        An iterator over dicts with these arrays, of which each has the rows asked for:
 
         - image: float32 (batch_size, *spatial, channels), normalised.
         - label: int32 (batch_size,).
@@ -124,7 +129,7 @@ def train_batches(
     epochs = range(start_step // steps, -(-end_step // steps))
     batches = tf.data.Dataset.range(len(epochs)).flat_map(batches_of_epoch)
     batches = batches.skip(start_step % steps).take(end_step - start_step)
-    iterator = _gather(examples, normalizer, batches, augmentation)
+    iterator = _gather(examples, normalizer, batches, rows, augmentation)
 
     # The queue holds the numbers of the next epoch when an epoch starts, so tf.data prefetches across the border.
     numbers = _one_ahead(random_numbers, epochs)
@@ -156,13 +161,16 @@ def _one_ahead(function: Callable[[int], Any], arguments: Iterable[int]) -> Iter
             yield value.result()
 
 
-def eval_batches(examples: Examples, normalizer: Normalizer, *, batch_size: int) -> Iterable[dict[str, np.ndarray]]:
+def eval_batches(
+    examples: Examples, normalizer: Normalizer, *, batch_size: int, rows: slice = ALL_ROWS
+) -> Iterable[dict[str, np.ndarray]]:
     """Return batches that hold every example once, in order.
 
     Args:
         examples: the split to evaluate.
         normalizer: the statistics of the training split.
         batch_size: the number of examples in a batch.
+        rows: as of `train_batches`.
 
     Returns:
         An iterator over dicts, as of `train_batches`.
@@ -172,11 +180,11 @@ def eval_batches(examples: Examples, normalizer: Normalizer, *, batch_size: int)
     indices = np.full(steps * batch_size, PADDING, np.int32)
     indices[: len(examples.labels)] = np.arange(len(examples.labels))
     batches = tf.data.Dataset.from_tensor_slices((indices.reshape(steps, batch_size), {}))
-    return _gather(examples, normalizer, batches)
+    return _gather(examples, normalizer, batches, rows)
 
 
 def _gather(
-    examples: Examples, normalizer: Normalizer, batches: Any, augmentation: Config | None = None
+    examples: Examples, normalizer: Normalizer, batches: Any, rows: slice, augmentation: Config | None = None
 ) -> Iterator[dict[str, np.ndarray]]:
     """Return an iterator over normalised batches.
 
@@ -185,6 +193,7 @@ def _gather(
         normalizer: the statistics of the training split.
         batches: a tf.data.Dataset of pairs: the indices of a batch, int32 (batch_size,), with `PADDING` for no
             example, and the parameters of its augmentation, a dict of float32 (batch_size,).
+        rows: the rows of each batch to gather.
         augmentation: config.augment, or None for no augmentation.
     """
     tf = import_tensorflow()
@@ -195,15 +204,16 @@ def _gather(
     transform = augment.transformer(augmentation, *normalizer) if augmentation is not None else None
 
     def batch(index: Any, params: dict[str, Any]) -> dict[str, Any]:
-        real = index != PADDING
-        weight = tf.cast(real, tf.float32)
-        index = tf.where(real, index, 0)
+        weight = tf.cast(index != PADDING, tf.float32)
+        weight /= tf.reduce_sum(weight)  # over the whole batch
+        index, weight = tf.maximum(index[rows], 0), weight[rows]
+        params = {name: of[rows] for name, of in params.items()}
         image = tf.gather(images, index)
         image = transform(image, params) if transform else tf.cast(image, tf.float32)
         return {
             "image": tf.reshape((tf.reshape(image, [-1, mean.size]) - mean) / std, image.shape),
             "label": tf.gather(labels, index),
-            "weight": weight / tf.reduce_sum(weight),
+            "weight": weight,
         }
 
     dataset = batches.map(batch, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)

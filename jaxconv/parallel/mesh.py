@@ -13,11 +13,14 @@ from jaxconv.parallel.sharding import split_by_example
 
 
 def make_mesh(num_devices: int | None, batch_size: int) -> Mesh:
-    """Make a mesh over the first `num_devices` devices, or over all, for batches of `batch_size` examples.
+    """Make a mesh over `num_devices` devices, or over all, for batches of `batch_size` examples.
+
+    Each of several processes has the same number of them, in the order of the processes.
 
     Raises:
         ConfigError: there are fewer devices, or the batch does not divide among them.
     """
+    processes = jax.process_count()
     devices = jax.devices()
     count = num_devices or len(devices)
     if count > len(devices):
@@ -29,17 +32,40 @@ def make_mesh(num_devices: int | None, batch_size: int) -> Mesh:
             f"config.batch_size={batch_size} does not divide among {count} devices: "
             f"make it a multiple of {count}, or set config.num_devices."
         )
+    if processes > 1:
+        return Mesh(np.array(_from_each(devices, processes, count)), ("data",), axis_types=(AxisType.Auto,))
     return jax.make_mesh((count,), ("data",), axis_types=(AxisType.Auto,), devices=devices[:count])
+
+
+def _from_each(devices: list[Any], processes: int, count: int) -> list[Any]:
+    """Take the same number of devices from each process."""
+    own = [[device for device in devices if device.process_index == process] for process in range(processes)]
+    share, rest = divmod(count, processes)
+    if rest or any(len(some) < share for some in own):
+        raise ConfigError(
+            f"{count} devices are not the same number from each of {processes} processes, which have "
+            f"{', '.join(str(len(some)) for some in own)}: set config.num_devices."
+        )
+    return [device for some in own for device in some[:share]]
+
+
+def own_rows(mesh: Mesh, batch_size: int) -> slice:
+    """Return which rows of a batch are on the devices of this process."""
+    share = batch_size // jax.process_count()
+    return slice(jax.process_index() * share, (jax.process_index() + 1) * share)
 
 
 def prefetch_to_devices(
     batches: Iterable[dict[str, np.ndarray]], mesh: Mesh, size: int = 2
 ) -> Iterator[dict[str, Any]]:
-    """Transfer batches of arrays to the devices, split along their first axis, `size` batches ahead of the consumer."""
+    """Transfer batches of arrays to the devices, split along their first axis, `size` batches ahead of the consumer.
+
+    A process gives its own rows of each batch.
+    """
     sharding = split_by_example(mesh)
     queue: collections.deque[dict[str, Any]] = collections.deque()
     for batch in batches:
-        queue.append(jax.device_put(batch, sharding))
+        queue.append(jax.make_array_from_process_local_data(sharding, batch))
         if len(queue) > size:
             yield queue.popleft()
     yield from queue

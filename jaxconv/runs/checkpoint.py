@@ -122,6 +122,8 @@ def save(checkpoints: Checkpoints, state: TrainState, progress: Progress) -> Non
                 progress=ocp.args.JsonSave(progress | {"sha256": _json_sha256(progress)}),
             ),
         )
+    except jax.errors.JaxRuntimeError:  # another process is lost
+        raise
     except _WRITE_ERRORS as error:
         raise _cannot_write(checkpoints, state, error) from None
 
@@ -134,6 +136,8 @@ def wait(checkpoints: Checkpoints, state: TrainState) -> None:
     """
     try:
         checkpoints.manager.wait_until_finished()
+    except jax.errors.JaxRuntimeError:  # another process is lost
+        raise
     except _WRITE_ERRORS as error:
         raise _cannot_write(checkpoints, state, error) from None
 
@@ -179,22 +183,19 @@ def _json_sha256(value: Any) -> str:
 
 
 def restore_latest(
-    workdir: pathlib.Path,
-    state: TrainState,
-    sharding: jax.sharding.Sharding,
-    say: Callable[[str], object],
+    workdir: pathlib.Path, state: TrainState, say: Callable[[str], object]
 ) -> tuple[TrainState, Progress] | None:
     """Restore the newest intact checkpoint. Newer, broken ones are moved to `workdir`/broken.
 
     Returns:
-        State and progress; None when there is no checkpoint at all.
+        State, as NumPy arrays, and progress; None when there is no checkpoint at all.
 
     Raises:
         UserError: there are checkpoints and none of them is whole, or one is of another schema or cannot be read.
     """
     broken = []
     for step in steps(workdir):
-        if (restored := _unless_broken(workdir, step, lambda step: restore(workdir, step, state, sharding))) is None:
+        if (restored := _unless_broken(workdir, step, lambda step: restore(workdir, step, state))) is None:
             broken.append(step)
             continue
         for bad in broken:
@@ -209,18 +210,16 @@ def restore_latest(
     return None
 
 
-def restore_best(
-    workdir: pathlib.Path, state: TrainState, sharding: jax.sharding.Sharding
-) -> tuple[TrainState, dict[str, Any]]:
+def restore_best(workdir: pathlib.Path, state: TrainState) -> tuple[TrainState, dict[str, Any]]:
     """Restore the state at the end of the best epoch so far, by the history in the newest intact checkpoint.
 
     Returns:
-        The state and the epoch, as in history.jsonl.
+        The state, as NumPy arrays, and the epoch, as in history.jsonl.
 
     Raises:
         UserError: no epoch is finished, or a checkpoint is broken, of another schema or cannot be read.
     """
-    return _best(workdir, lambda step: restore(workdir, step, state, sharding))
+    return _best(workdir, lambda step: restore(workdir, step, state))
 
 
 def restore_best_variables(workdir: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -317,10 +316,8 @@ def _see_that_it_can_be_read(path: pathlib.Path) -> None:
         ) from None
 
 
-def restore(
-    workdir: pathlib.Path, step: int, state: TrainState, sharding: jax.sharding.Sharding
-) -> tuple[TrainState, Progress]:
-    """Restore state and progress of a step. `state` gives the shapes, `sharding` the devices.
+def restore(workdir: pathlib.Path, step: int, state: TrainState) -> tuple[TrainState, Progress]:
+    """Restore the state, as NumPy arrays, and the progress of a step. `state` gives the shapes.
 
     Raises:
         UserError: the checkpoint is of another schema.
@@ -329,12 +326,10 @@ def restore(
     there = epath.Path(directory(workdir) / str(step))
     progress, digests = _read_progress(there)
 
-    def abstract(leaf: Any) -> Any:
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
-
-    args = ocp.args.StandardRestore(jax.tree.map(abstract, _arrays(state)))
-    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
-        arrays = reader.restore(there, args=ocp.args.Composite(state=args))["state"]
+    as_numpy = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), _arrays(state))
+    with _reader() as reader:
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(as_numpy))
+        arrays = reader.restore(there, args=args)["state"]
     if sha256(arrays) != digests["arrays_sha256"]:
         raise ValueError("the arrays differ from their digest")
     return state.replace(**arrays), progress
@@ -352,7 +347,9 @@ def restore_variables(workdir: pathlib.Path, step: int) -> tuple[dict[str, Any],
     """
     there = epath.Path(directory(workdir) / str(step))
     progress, digests = _read_progress(there)
-    with ocp.PyTreeCheckpointer() as reader:
+    alone = _alone()
+    handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
+    with ocp.Checkpointer(handler, multiprocessing_options=alone) as reader:
         tree = reader.metadata(there / "state").item_metadata.tree
         wanted = {key: tree[key] for key in _VARIABLES}
         as_numpy = jax.tree.map(lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
@@ -371,7 +368,7 @@ def _read_progress(there: epath.Path) -> tuple[Progress, dict[str, str]]:
         UserError: the checkpoint is of another schema.
         Exception: it is broken, of a type that depends on how.
     """
-    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
+    with _reader() as reader:
         progress = reader.restore(there, args=ocp.args.Composite(progress=ocp.args.JsonRestore()))["progress"]
     digest = progress.pop("sha256", None)
     if digest != _json_sha256(progress) and not (digest is None and progress.get("schema") == 1):
@@ -384,6 +381,20 @@ def _read_progress(there: epath.Path) -> tuple[Progress, dict[str, str]]:
         )
     digests = {key: progress.pop(key) for key in ("arrays_sha256", "variables_sha256") if key in progress}
     return progress, digests
+
+
+def _alone() -> ocp.options.MultiprocessingOptions:
+    """Return the options of a reader that does not wait for the other processes."""
+    me = jax.process_index()
+    return ocp.options.MultiprocessingOptions(
+        primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"process_{me}"
+    )
+
+
+def _reader() -> ocp.Checkpointer:
+    alone = _alone()
+    options = ocp.CompositeOptions(multiprocessing_options=alone)
+    return ocp.Checkpointer(ocp.CompositeCheckpointHandler(composite_options=options), multiprocessing_options=alone)
 
 
 def _arrays(state: TrainState) -> dict[str, Any]:

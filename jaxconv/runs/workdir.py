@@ -9,7 +9,7 @@ import pathlib
 import platform
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import IO, Any
 
 import filelock
@@ -66,21 +66,26 @@ def defaults(model: str) -> Config:
 
 
 @contextlib.contextmanager
-def claim(workdir: pathlib.Path, config: Config) -> Iterator[None]:
-    """Create `workdir` for a run of `config`, and lock it against other processes.
+def claim(workdir: pathlib.Path, config: Config, wait: float = 0) -> Iterator[None]:
+    """Create `workdir` for a run of `config`, and lock it against other runs.
+
+    Args:
+        workdir: the directory.
+        config: the config.
+        wait: how many seconds to wait for the lock.
 
     Raises:
         UserError: it cannot be made or written, or another process runs in it.
         ConfigError: another process has begun a run of another config there since `check`.
     """
-    lock = filelock.FileLock(workdir / "lock", timeout=0)  # the system releases it when the process dies
+    lock = filelock.FileLock(workdir / "lock", timeout=wait)  # the system releases it when the process dies
     with writing(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
         try:
             lock.acquire()
         except filelock.Timeout:
             raise UserError(
-                f"--workdir={workdir} is in use by {_holder(workdir)}: wait for it, or name another."
+                f"--workdir={workdir} is in use by {holder(workdir)}: wait for it, or name another."
             ) from None
     with lock:
         check(workdir, config)
@@ -90,7 +95,8 @@ def claim(workdir: pathlib.Path, config: Config) -> Iterator[None]:
         yield
 
 
-def _holder(workdir: pathlib.Path) -> str:
+def holder(workdir: pathlib.Path) -> str:
+    """Return the last process that claimed `workdir`, in words."""
     try:
         return (workdir / "process").read_text().strip()
     except OSError:
@@ -134,9 +140,41 @@ def write_atomically(path: pathlib.Path, text: str) -> None:
         file.write(text.encode())
 
 
+@contextlib.contextmanager
+def open_history(
+    workdir: pathlib.Path, history: list[dict[str, Any]]
+) -> Iterator[Callable[[list[dict[str, Any]]], None]]:
+    """Open history.jsonl, with a line for each epoch, and TensorBoard's events; write both anew from `history`.
+
+    The function that this yields writes the history after one more epoch.
+    """
+    write_history(workdir, history)
+    with writing(workdir):
+        tensorboard = SummaryWriter(str(workdir / "tensorboard"), purge_step=0)
+
+    def write(history: list[dict[str, Any]]) -> None:
+        write_history(workdir, history)
+        _write_events(tensorboard, history[-1])
+
+    try:
+        for epoch in history:
+            _write_events(tensorboard, epoch)
+        yield write
+    finally:
+        with writing(workdir):
+            tensorboard.close()
+
+
 def write_history(workdir: pathlib.Path, history: list[dict[str, Any]]) -> None:
-    """Write history.jsonl, one line for each epoch."""
+    """Write history.jsonl."""
     write_atomically(workdir / "history.jsonl", "".join(_dumps(epoch) + "\n" for epoch in history))
+
+
+def _write_events(tensorboard: SummaryWriter, epoch: dict[str, Any]) -> None:
+    """Write an epoch to TensorBoard, by step."""
+    for name, value in epoch.items():
+        if name not in ("epoch", "step"):
+            tensorboard.add_scalar(name, value, epoch["step"])
 
 
 def read_history(workdir: pathlib.Path) -> list[dict[str, Any]]:
@@ -152,27 +190,6 @@ def read_history(workdir: pathlib.Path) -> list[dict[str, Any]]:
         return []
     except (ValueError, OSError):
         raise UserError(f"{path} cannot be read as lines of JSON: put it back, or name another --workdir.") from None
-
-
-@contextlib.contextmanager
-def open_events(workdir: pathlib.Path, history: list[dict[str, Any]]) -> Iterator[SummaryWriter]:
-    """Open TensorBoard's events of a run, rewritten from the epochs in `history`."""
-    with writing(workdir):
-        tensorboard = SummaryWriter(str(workdir / "tensorboard"), purge_step=0)
-    try:
-        for record in history:
-            write_events(tensorboard, record)
-        yield tensorboard
-    finally:
-        with writing(workdir):
-            tensorboard.close()
-
-
-def write_events(tensorboard: SummaryWriter, record: dict[str, Any]) -> None:
-    """Write an epoch of the history to TensorBoard, by step."""
-    for name, value in record.items():
-        if name not in ("epoch", "step"):
-            tensorboard.add_scalar(name, value, record["step"])
 
 
 def write_summary(workdir: pathlib.Path, summary: dict[str, Any]) -> None:

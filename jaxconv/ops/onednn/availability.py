@@ -61,7 +61,7 @@ def _probe() -> None:
     """
     x = np.arange(6, dtype=np.float32).reshape(2, 3)
     y = jax.ShapeDtypeStruct((3, 2), jnp.float32)
-    with jax.default_device(jax.devices("cpu")[0]):
+    with jax.default_device(jax.local_devices(backend="cpu")[0]):
         (result,) = jax.jit(lambda x: operations.call("forward", _Transpose(2, 3), [y], x))(x)
     if not np.array_equal(result, x.T):
         raise RuntimeError("a small program gave a wrong result")
