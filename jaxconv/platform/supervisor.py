@@ -23,7 +23,7 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from jaxconv.errors import UserError
+from jaxconv.errors import ConfigError, UserError
 from jaxconv.platform import cluster
 from jaxconv.platform.cluster import Place
 
@@ -54,6 +54,9 @@ _STOPPED = (128 + signal.SIGTERM, 128 + signal.SIGINT)
 """Exit statuses of a worker that a signal stopped in good order."""
 
 
+_WRONG_COMMAND = ConfigError.exit_status
+
+
 class End(NamedTuple):
     """How a process of the run ended."""
 
@@ -75,10 +78,8 @@ class Stopped(UserError):
 
     def __init__(self, end: End):
         self.exit_status = max(end.status, 1)
-        super().__init__(
-            f"Stopped, because process {end.process_id} on {end.host} {end.how}. Repeat the same commands to go on "
-            "from the last checkpoint."
-        )
+        go_on = " Repeat the same commands to go on from the last checkpoint." if end.status != _WRONG_COMMAND else ""
+        super().__init__(f"Stopped, because process {end.process_id} on {end.host} {end.how}.{go_on}")
 
 
 def run(place: Place, command: list[str]) -> int:
@@ -151,6 +152,7 @@ class _Supervisor:
         return await asyncio.create_subprocess_exec(
             *command,
             env=os.environ | cluster.child() | cluster.worker(self._place._replace(coordinator=self._address)),
+            stdout=asyncio.subprocess.PIPE,
             stderr=None if draws_a_bar else asyncio.subprocess.PIPE,
             limit=_LONGEST_LINE,
             start_new_session=True,  # Ctrl-C reaches it through this process alone
@@ -158,6 +160,7 @@ class _Supervisor:
 
     async def _watch(self, worker: asyncio.subprocess.Process) -> int:
         """Wait until the worker ends, or end it where another process failed."""
+        results = asyncio.create_task(_forward_results(worker.stdout))
         log = asyncio.create_task(self._forward_lines(worker.stderr))
         await self._until(lambda: worker.returncode is not None or self._failure is not None)
         if worker.returncode is None and self._failure:
@@ -172,10 +175,11 @@ class _Supervisor:
         held: list[bytes] = []
         with contextlib.suppress(TimeoutError):  # what the worker left behind may hold its stderr
             held = await asyncio.wait_for(log, _GRACE)
+            await asyncio.wait_for(results, _GRACE)
         if self._failure and status <= 0:
             raise Stopped(self._failure)
-        self._print(held)
         if status < 0:
+            self._print(held)
             raise UserError(
                 f"The process {how}. Repeat the same commands to go on from the last checkpoint; if memory ran out, "
                 "make config.batch_size smaller."
@@ -335,6 +339,14 @@ class _Supervisor:
             with contextlib.suppress(OSError):  # TimeoutError is one
                 await asyncio.wait_for(writer.drain(), 1.0)
             writer.close()
+
+
+async def _forward_results(stream: asyncio.StreamReader | None) -> None:
+    """Print what the worker prints to stdout, without what gloo, the collectives of a CPU, says there."""
+    while stream and (line := await stream.readline()):
+        if not line.startswith(b"[Gloo]"):
+            sys.stdout.buffer.write(line)
+            sys.stdout.buffer.flush()
 
 
 def _send(writer: asyncio.StreamWriter, message: dict[str, Any]) -> None:
