@@ -195,10 +195,18 @@ def run(mode: str, config: Config, arguments: Arguments) -> None:
         os._exit(error.exit_status)  # do not wait for threads of a download, which wait for the network
     except Exception:
         if cluster.own_place():
-            supervisor.let_explain()
+            _let_supervisor_explain()
         raise
     finally:
         _wait_for_devices()
+
+
+def _let_supervisor_explain() -> None:
+    """Wait in a worker that fails: if the loss of another process is the cause, the supervisor ends this one."""
+    try:
+        time.sleep(2 * supervisor.SILENCE)
+    except interrupt.Interrupted as error:
+        os._exit(error.exit_status)
 
 
 def _print_scores(results: dict[str, Any], names: dict[str, str]) -> None:

@@ -15,6 +15,7 @@ from types import FrameType
 
 from absl import app, flags
 
+from jaxconv.errors import ConfigError
 from jaxconv.platform import cluster
 
 NUM_PROCESSES = flags.DEFINE_integer("num_processes", 2, "How many processes to start.", lower_bound=1)
@@ -56,8 +57,9 @@ def run(program: list[str], num_processes: int) -> int:
     running = list(processes)
     while running:
         time.sleep(_LOOK_SECONDS)
-        failed += [process.returncode for process in running if process.poll()]
-        running = [process for process in running if process.poll() is None]
+        ended = [process for process in running if process.poll() is not None]
+        failed += [process.returncode for process in ended if process.returncode]
+        running = [process for process in running if process not in ended]
     return _status(failed[0]) if failed else 0
 
 
@@ -87,13 +89,22 @@ def _status(returncode: int) -> int:
     return returncode if returncode > 0 else 128 - returncode
 
 
-def main(argv: list[str]) -> None:
+def _parse(argv: list[str]) -> list[str]:
+    """Parse the flags, and return the program that follows them, with its own. What is wrong ends in a sentence."""
+    try:
+        if program := flags.FLAGS(argv)[1:]:
+            return program
+        raise flags.Error("there is no program")
+    except flags.Error as error:
+        say = f"{os.path.basename(argv[0])}: {error} (write --num_processes=N -- launch.py --config=FILE)."
+        print(say, file=sys.stderr)
+        sys.exit(ConfigError.exit_status)
+
+
+def main(program: list[str]) -> None:
     """Run the program that follows the flags."""
-    if len(argv) < 2:
-        app.usage(writeto_stdout=False, detailed_error="Name the program after --, such as: -- launch.py --config=FILE")
-        sys.exit(2)
-    sys.exit(run(argv[1:], NUM_PROCESSES.value))
+    sys.exit(run(program, NUM_PROCESSES.value))
 
 
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, flags_parser=_parse)

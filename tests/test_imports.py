@@ -9,7 +9,7 @@ from tests.conftest import ROOT
 # From the top. A module imports from its own layer and from those below.
 LAYERS = [
     {"cli"},
-    {"flags", "train", "evaluate", "preview", "explain", "predict", "export", "report", "compare", "demo"},
+    {"flags", "local", "train", "evaluate", "preview", "explain", "predict", "export", "report", "compare", "demo"},
     {"experiment"},
     {"runs"},
     {"training"},

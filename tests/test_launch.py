@@ -19,7 +19,6 @@ from jaxconv import experiment
 from jaxconv.config import load
 from jaxconv.evaluate import evaluate
 from jaxconv.ops import onednn
-from jaxconv.parallel.sharding import replicated
 from jaxconv.runs import checkpoint
 from tests.conftest import NO_NETWORK, ROOT, TINY_TEST, launch, read, start, wait_for_step
 
@@ -225,7 +224,7 @@ def test_evaluate_in_a_loop_beside_a_training_that_checkpoints_every_step(tiny_c
 
 def test_readers_beside_a_writer_that_deletes_what_they_read(tiny, tmp_path):
     parts = experiment.set_up(experiment.resolve(tiny))
-    workdir, sharding = tmp_path, replicated(parts.mesh)
+    workdir = tmp_path
     progress = {"history": [], "versions": {}}
     found, done = [], threading.Event()
 
@@ -242,7 +241,7 @@ def test_readers_beside_a_writer_that_deletes_what_they_read(tiny, tmp_path):
     while not checkpoint.steps(workdir) and time.monotonic() < wait_until:
         time.sleep(0.01)
     while not done.is_set():
-        state, best = checkpoint.restore_best(workdir, parts.state, sharding)
+        state, best = checkpoint.restore_best(workdir, parts.state)
         assert int(state.step) == best["step"]
         found.append(best["step"])
     writer.join()

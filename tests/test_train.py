@@ -13,7 +13,6 @@ from jaxconv.data import pipeline
 from jaxconv.data.tensorflow import import_tfds
 from jaxconv.errors import ConfigError, UserError
 from jaxconv.evaluate import evaluate
-from jaxconv.parallel.sharding import replicated
 from jaxconv.runs import checkpoint
 from jaxconv.runs.workdir import claim
 from jaxconv.train import train
@@ -61,7 +60,7 @@ def test_a_run_ends_in_the_parameters_that_it_always_had(tiny, tmp_path):
         assert summary["params_sha256"] == PINNED
     # Elsewhere the kernels differ, and the result agrees to rounding.
     setup = experiment.set_up(experiment.resolve(tiny))
-    state, _ = checkpoint.restore(tmp_path / "run", summary["steps"], setup.state, replicated(setup.mesh))
+    state, _ = checkpoint.restore(tmp_path / "run", summary["steps"], setup.state)
     total = sum(np.abs(np.asarray(leaf, np.float64)).sum() for leaf in jax.tree.leaves(state.params))
     assert total == pytest.approx(ABSOLUTE_SUM, rel=1e-4)
     assert summary["test_loss"] == pytest.approx(TEST_LOSS, rel=1e-3)

@@ -21,8 +21,7 @@ from jaxconv.platform.cluster import Place
 
 T = TypeVar("T")
 
-_LOOK_SECONDS = 1
-_SHUTDOWN_SECONDS = 10
+_LOOK_SECONDS, _LEAVE_SECONDS = 1, 3
 
 _numbers = itertools.count()
 """All processes call the functions below in the same order, so that the n-th call of each is the same one."""
@@ -31,17 +30,21 @@ _numbers = itertools.count()
 def join(place: Place) -> None:
     """Let this process, a worker, meet the others. Call it before JAX starts."""
     jax.config.update("jax_enable_preemption_service", False)  # its handler of SIGTERM would replace ours
+    jax.config.update("jax_check_proxy_envs", False)  # its warning is not needed: see `cluster.worker`
     jax.distributed.initialize(
         *place,
         cluster_detection_method="deactivate",
-        shutdown_timeout_seconds=_SHUTDOWN_SECONDS,
     )
 
 
 def leave() -> None:
-    """Wait until the other processes leave, too, for some seconds at most: process 0 takes JAX's service with it."""
+    """Leave together with the other processes: process 0 takes JAX's service with it, and JAX aborts who is left.
+
+    If one of them does not come within some seconds, nothing happens.
+    """
     if cluster.own_place():
-        with contextlib.suppress(Exception):  # one of them is gone, which the supervisor knows
+        with contextlib.suppress(jax.errors.JaxRuntimeError):  # JAX's own barrier would abort all
+            _store().wait_at_barrier("jaxconv/leave", 1000 * _LEAVE_SECONDS)
             jax.distributed.shutdown()
 
 

@@ -32,7 +32,8 @@ class Place(NamedTuple):
 
 def worker(place: Place) -> dict[str, str]:
     """Return what the environment of a worker holds. `place` has the address at which the workers meet."""
-    return {_WORKER: json.dumps(place)}
+    host, _ = host_and_port(place)
+    return {_WORKER: json.dumps(place), "no_grpc_proxy": host}  # gRPC would look for the host behind an HTTP proxy
 
 
 def own_place() -> Place | None:
@@ -61,9 +62,9 @@ def end_with_parent() -> None:
 
 
 def host_and_port(place: Place) -> tuple[str, int]:
-    """Split the coordinator of a place."""
+    """Split the coordinator of a place. An IPv6 address loses its brackets."""
     host, _, port = place.coordinator.rpartition(":")
-    return host, int(port)
+    return host.strip("[]"), int(port)
 
 
 def find(
@@ -82,7 +83,8 @@ def find(
     """
     found: _Found = (None, None, None)
     if None in (coordinator, num_processes, process_id):
-        found = _slurm(environment) or _open_mpi(environment) or _tpu(environment) or found
+        # Open MPI first: its mpirun may start processes by srun, which knows less of them.
+        found = _open_mpi(environment) or _slurm(environment) or _tpu(environment) or found
     coordinator = found[0] if coordinator is None else coordinator
     num_processes = found[1] if num_processes is None else num_processes
     process_id = found[2] if process_id is None else process_id
@@ -112,9 +114,8 @@ def _slurm(environment: Mapping[str, str]) -> _Found | None:
     if not all(name in environment for name in names):
         return None
     job, step, nodes, tasks, process_id = (environment[name] for name in names)
-    # The first host: node001 of node001,other and of node[001-015,020],other.
-    first = re.match(r"([^,\[]+)(?:\[([^,\-\]]+))?", nodes)
-    host = "".join(part or "" for part in first.groups()) if first else nodes
+    # The first host: node001 of node001,other and of node[001-015,020],other, and r1n2 of r[1-2]n[2-4].
+    host = re.sub(r"\[([^,\-\]]+)[^\]]*\]", r"\1", nodes).split(",")[0]
     return f"{host}:{_port_of_job(int(job) + int(step))}", int(tasks), int(process_id)
 
 
@@ -125,10 +126,12 @@ def _open_mpi(environment: Mapping[str, str]) -> _Found | None:
     size, local_size, rank = (
         int(environment.get(f"OMPI_COMM_WORLD_{name}", "0")) for name in ("SIZE", "LOCAL_SIZE", "RANK")
     )
-    launcher = re.match(r"(\d+)\.\d+;tcp6?://\[?([^,:\]]+)", environment.get("OMPI_MCA_orte_hnp_uri", ""))
+    # 1531576320.0;tcp://10.96.0.1,10.148.0.1:34911 or 1314521088.0;tcp6://[fe80::b9b,2620:10d::2]:43370
+    launcher = re.match(r"(\d+)\.\d+;tcp(?:6://\[([^,\]]+)|://([^,:]+))", environment.get("OMPI_MCA_orte_hnp_uri", ""))
     coordinator = None
     if launcher:
-        coordinator = f"{launcher[2]}:{_port_of_job(int(launcher[1]) >> 12)}"  # the low bits of an id are 0
+        host = f"[{launcher[2]}]" if launcher[2] else launcher[3]
+        coordinator = f"{host}:{_port_of_job(int(launcher[1]) >> 12)}"  # the low bits of an id are 0
     elif size == local_size:
         name = environment.get("PMIX_NAMESPACE", "")
         coordinator = f"localhost:{_port_of_job(sum(name.encode()))}"
@@ -139,7 +142,7 @@ def _tpu(environment: Mapping[str, str]) -> _Found | None:
     """Find the place of a host of a TPU slice, which the environment says, or Google's metadata server."""
     if "TPU_WORKER_HOSTNAMES" in environment and "TPU_WORKER_ID" in environment:
         hosts, process_id = environment["TPU_WORKER_HOSTNAMES"].split(","), int(environment["TPU_WORKER_ID"])
-    elif any(pathlib.Path("/dev").glob("accel*")) and "TPU_SKIP_MDS_QUERY" not in environment:
+    elif _has_tpu() and "TPU_SKIP_MDS_QUERY" not in environment:
         try:
             endpoints, number = (_metadata(key) for key in ("worker-network-endpoints", "agent-worker-number"))
         except OSError:  # no machine of Google's
@@ -148,6 +151,11 @@ def _tpu(environment: Mapping[str, str]) -> _Found | None:
     else:
         return None
     return f"{hosts[0]}:{_TPU_PORT}", len(hosts), process_id
+
+
+def _has_tpu() -> bool:
+    """Return whether there may be a TPU: those since v5e are devices of VFIO, as others may be."""
+    return any(any(pathlib.Path("/dev").glob(devices)) for devices in ("accel*", "vfio/[0-9]*"))
 
 
 def _metadata(key: str) -> str:

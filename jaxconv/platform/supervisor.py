@@ -102,11 +102,6 @@ def label(place: Place) -> str:
     return f"process {place.process_id}: "
 
 
-def let_explain() -> None:
-    """Wait in a worker that fails: where the loss of another process is the cause, the supervisor ends this one."""
-    time.sleep(SILENCE + _GRACE)
-
-
 class _Supervisor:
     def __init__(self, place: Place):
         self._place, self._host = place, platform.node()
@@ -165,7 +160,9 @@ class _Supervisor:
         await self._until(lambda: worker.returncode is not None or self._failure is not None)
         if worker.returncode is None and self._failure:
             await _end(worker, self._failure)
-        status = await worker.wait()
+        # Not worker.wait(), which waits for what the worker left behind, too.
+        await self._until(lambda: worker.returncode is not None)
+        status = _at_end(worker.returncode or 0)
         if status == -signal.SIGABRT:  # as JAX does to a worker that loses another one
             await self._until(lambda: self._failure is not None, _GRACE)
         how = _how(status)
@@ -208,7 +205,7 @@ class _Supervisor:
 
     async def _meet_others(self) -> None:
         """Wait for the other processes, and tell them where the workers meet."""
-        host, port = cluster.host_and_port(self._place)
+        _, port = cluster.host_and_port(self._place)
         try:
             server = await asyncio.start_server(self._come, None, port, limit=_LONGEST_LINE)
         except OSError as error:
@@ -217,28 +214,33 @@ class _Supervisor:
                 f"({os.strerror(error.errno or 0)}): choose another port."
             ) from None
         others = range(1, self._place.num_processes)
-        for seconds in (_PATIENCE, MEETING - _PATIENCE):
-            if await self._until(lambda: len(self._links) == len(others), seconds):
-                break
-            missing = ", ".join(str(process_id) for process_id in others if process_id not in self._links)
-            self._print([f"Waiting for process {missing} at {self._place.coordinator}.\n".encode()])
-        else:
-            raise UserError(
-                f"Process {missing} of {self._place.num_processes} did not come to --coordinator="
-                f"{self._place.coordinator} within {MEETING:.0f} s: see to its machine, and to a firewall between."
-            )
-        server.close()
+        with contextlib.closing(server):
+            for seconds in (_PATIENCE, MEETING - _PATIENCE):
+                if await self._until(lambda: len(self._links) == len(others), seconds):
+                    break
+                missing = ", ".join(str(process_id) for process_id in others if process_id not in self._links)
+                self._print([f"Waiting for process {missing} at {self._place.coordinator}.\n".encode()])
+            else:
+                raise UserError(
+                    f"Process {missing} of {self._place.num_processes} did not come to --coordinator="
+                    f"{self._place.coordinator} within {MEETING:.0f} s: see to its machine, and to a firewall between."
+                )
         with socket.socket() as free:
             free.bind(("", 0))
-            self._address = f"{host}:{free.getsockname()[1]}"
+            self._address = f"{self._place.coordinator.rpartition(':')[0]}:{free.getsockname()[1]}"
         self._tell({"address": self._address, "host": self._host})
 
     async def _come(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Serve a connection, to the end of this process at most."""
+        with contextlib.suppress(asyncio.CancelledError):  # or Python 3.11 prints it
+            await self._serve(reader, writer)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serve the connection of another process."""
         try:
             message = json.loads(await asyncio.wait_for(reader.readline(), SILENCE))
             other, host = Place(*message["place"]), message["host"]
-        except (OSError, ValueError, TypeError, KeyError):  # none of ours
+        except (OSError, ValueError, TypeError, KeyError, RecursionError):  # none of ours
             return writer.close()
         if refusal := self._refuse(other):
             _send(writer, {"refused": refusal})
@@ -263,7 +265,8 @@ class _Supervisor:
         deadline, problem = time.monotonic() + MEETING, ""
         while time.monotonic() < deadline:
             try:
-                reader, writer = await asyncio.wait_for(asyncio.open_connection(host, port), SILENCE)
+                async with asyncio.timeout(SILENCE):  # wait_for of Python 3.11 may lose a signal
+                    reader, writer = await asyncio.open_connection(host, port)
             except OSError as error:
                 problem = f" ({error.strerror or 'no answer'})"
                 await asyncio.sleep(_LOOK)
@@ -335,7 +338,9 @@ class _Supervisor:
             await asyncio.sleep(BEAT)
 
     async def _close(self) -> None:
-        for writer in self._links.values():
+        if self._worker:  # what it left behind may hold its pipes, and asyncio has no public way to close them
+            self._worker._transport.close()  # pyright: ignore[reportAttributeAccessIssue]
+        for writer in list(self._links.values()):
             with contextlib.suppress(OSError):  # TimeoutError is one
                 await asyncio.wait_for(writer.drain(), 1.0)
             writer.close()
@@ -365,6 +370,11 @@ async def _end(worker: asyncio.subprocess.Process, failure: End) -> None:
             await asyncio.wait_for(worker.wait(), _GRACE)
             return
     worker.kill()
+
+
+def _at_end(status: int) -> int:
+    """Return the status of a worker that a signal stopped as its handler gives it: Python has none while it ends."""
+    return 128 - status if 128 - status in _STOPPED else status
 
 
 def _how(status: int) -> str:

@@ -17,7 +17,6 @@ from jaxconv import experiment, train
 from jaxconv.config import to_json
 from jaxconv.errors import ConfigError, UserError
 from jaxconv.evaluate import evaluate
-from jaxconv.parallel.sharding import replicated
 from jaxconv.runs import checkpoint
 from jaxconv.runs import workdir as files
 
@@ -127,7 +126,7 @@ def restored(tiny, run):
     parts = experiment.set_up(experiment.resolve(tiny))
 
     def restore(workdir):
-        state, progress = checkpoint.restore_latest(workdir, parts.state, replicated(parts.mesh), print)
+        state, progress = checkpoint.restore_latest(workdir, parts.state, print)
         return int(state.step), checkpoint.sha256(checkpoint._arrays(state)), progress
 
     return restore
@@ -286,7 +285,7 @@ def test_batch_statistics_are_part_of_a_checkpoint(tiny, tmp_path):
 
 def restored_collections(tiny, workdir):
     parts = experiment.set_up(experiment.resolve(tiny))
-    state, _ = checkpoint.restore(workdir, 22, parts.state, replicated(parts.mesh))
+    state, _ = checkpoint.restore(workdir, 22, parts.state)
     assert set(state.collections) == {"batch_stats"}
     return checkpoint.sha256(state.collections)
 
@@ -309,7 +308,7 @@ def test_a_moved_workdir_goes_on(tiny, run, tmp_path):
 def numbers(tiny, workdir, step):
     """The parameters of a checkpoint."""
     parts = experiment.set_up(experiment.resolve(tiny))
-    state, _ = checkpoint.restore(workdir, step, parts.state, replicated(parts.mesh))
+    state, _ = checkpoint.restore(workdir, step, parts.state)
     return jax.tree.leaves(state.params)
 
 
