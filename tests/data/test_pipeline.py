@@ -8,10 +8,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jaxconv.config import default_config
 from jaxconv.data import augment
 from jaxconv.data.examples import Examples
 from jaxconv.data.order import permutation
-from jaxconv.data.pipeline import Normalizer, eval_batches, fit_normalizer, steps_per_epoch, train_batches
+from jaxconv.data.pipeline import (
+    ALL_ROWS,
+    Normalizer,
+    eval_batches,
+    fit_normalizer,
+    steps_per_epoch,
+    train_batches,
+)
 
 IDENTITY = Normalizer(np.zeros(2, np.float32), np.ones(2, np.float32))
 
@@ -57,6 +65,31 @@ def test_the_batch_of_a_step_does_not_depend_on_where_the_run_started(data, n, b
     end = 3 * steps_per_epoch(numbered(n), batch_size)
     start = data.draw(st.integers(0, end))
     assert seen(training(n, batch_size, start, end)) == seen(training(n, batch_size, 0, end))[start:]
+
+
+@settings(max_examples=10, deadline=None)
+@given(n=st.integers(1, 70), processes=st.integers(1, 4), share=st.integers(1, 20), rotates=st.booleans())
+def test_the_rows_of_all_processes_are_the_batch(n, processes, share, rotates):
+    examples, batch_size = numbered(n), processes * share
+    augmentation = default_config().augment
+    augmentation.rotation = 20.0
+    common = {
+        "batch_size": batch_size,
+        "seed": 3,
+        "start_step": 0,
+        "end_step": 2 * steps_per_epoch(examples, batch_size),
+    }
+
+    def batches(rows):
+        yield from train_batches(
+            examples, IDENTITY, **common, augmentation=augmentation if rotates else None, rows=rows
+        )
+        yield from eval_batches(examples, IDENTITY, batch_size=batch_size, rows=rows)
+
+    shares = [batches(slice(i * share, (i + 1) * share)) for i in range(processes)]
+    for whole, *of_processes in zip(batches(ALL_ROWS), *shares, strict=True):
+        for name, array in whole.items():
+            np.testing.assert_array_equal(np.concatenate([part[name] for part in of_processes]), array)
 
 
 def test_epochs_and_seeds_differ_in_their_order():
