@@ -106,6 +106,7 @@ def start_jax(config: Config) -> None:
 
     split(cores() if has_convolutions and not wants_onednn else 1)
     if place:
+        devices.let_threads_take_turns()
         distributed.join(place)
     elif wants_onednn and jax.default_backend() == "cpu" and not onednn.is_available():
         clear_backends()  # JAX had to start to answer whether oneDNN works

@@ -6,7 +6,6 @@ python -m jaxconv.local --num_processes=2 -- launch.py --config=configs/quicksta
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -34,7 +33,7 @@ def run(program: list[str], num_processes: int) -> int:
     Returns:
         The exit status of the first process that fails; 0 if none does. 128 + n where signal n kills it.
     """
-    coordinator = f"--coordinator=localhost:{_free_port()}"
+    coordinator = f"--coordinator=localhost:{cluster.free_port()}"
     processes: list[subprocess.Popen[bytes]] = []
 
     def pass_on(signum: int, frame: FrameType | None) -> None:
@@ -45,7 +44,7 @@ def run(program: list[str], num_processes: int) -> int:
         signal.signal(signum, pass_on)
     for process_id in range(num_processes):
         place = [coordinator, f"--num_processes={num_processes}", f"--process_id={process_id}"]
-        with _cores(process_id, num_processes):
+        with share_of_cores(process_id, num_processes):
             processes.append(
                 subprocess.Popen(
                     [sys.executable, *program, *place],
@@ -63,14 +62,8 @@ def run(program: list[str], num_processes: int) -> int:
     return _status(failed[0]) if failed else 0
 
 
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        return free.getsockname()[1]
-
-
 @contextlib.contextmanager
-def _cores(process_id: int, num_processes: int) -> Iterator[None]:
+def share_of_cores(process_id: int, num_processes: int) -> Iterator[None]:
     """Keep this process, and what it starts, on its share of the cores (Linux); with fewer cores they share them."""
     if not hasattr(os, "sched_setaffinity"):
         yield

@@ -2,12 +2,12 @@
 
 import re
 import signal
-import socket
 
 import numpy as np
 import pytest
 
 from jaxconv.errors import UserError
+from jaxconv.platform import cluster
 from jaxconv.runs.trained import to_config
 from jaxconv.runs.workdir import claim, read_config
 from tests.conftest import TINY_TEST, launch, read, start, wait_for_step
@@ -17,9 +17,7 @@ LAST_STEP = 55
 
 def start_all(tiny_config, workdirs, *flags):
     """A process for each workdir, of a run on four devices."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
+    port = cluster.free_port()
     count = len(workdirs)
     return [
         start(
@@ -154,9 +152,7 @@ def test_what_processes_must_have_in_common(tiny_config, tmp_path):
 
 
 def test_processes_with_other_configs_are_refused(tiny_config, tmp_path):
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
+    port = cluster.free_port()
     flags = [f"--config={tiny_config}", f"--workdir={tmp_path}/run", f"--coordinator=localhost:{port}"]
     processes = [
         start(*flags, "--num_processes=2", f"--process_id={process_id}", f"--config.seed={process_id}")

@@ -1,23 +1,47 @@
 """The tables and figures of finished runs, made from results/: NAME.json (a summary) and NAME.history.jsonl of each.
 
-python -m tools.results puts the tables, that of results/benchmarks/ too, into README.md, and draws docs/curves.
+python -m tools.results puts the tables, also those of results/benchmarks/, into README.md and docs/distributed.md, and
+draws docs/curves and docs/scaling.png.
 """
 
 import json
 import pathlib
 import statistics
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich import box
 from rich.table import Table
 
+from benchmarks import communication, interleave
+from benchmarks.communication import Link
+
 RESULTS, README, DOCS = pathlib.Path("results"), pathlib.Path("README.md"), pathlib.Path("docs")
 BEGIN = "<!-- made by: python -m tools.results -->\n"
 BEGIN_SPEED = "<!-- made by: python -m tools.results, from results/benchmarks/train_step.json -->\n"
+BEGIN_SCALING = "<!-- made by: python -m tools.results, from results/benchmarks/scaling.json: {} -->\n"
 END = "<!-- end -->\n"
 
 LECTURE = {"mlp": 0.975, "lenet": 0.9921, "cifar_simple": 0.664, "cifar_deep": 0.769, "cifar_deep_augment": 0.783}
 """Test accuracy of each net of the lecture "Deep Learning with ConvNets"."""
+
+
+class Machines(NamedTuple):
+    """What several machines, or a machine of several devices, may have between them. The figures are nominal."""
+
+    link: Link
+    """The latency is our guess at its order of magnitude."""
+    peak: float | None
+    """Operations a second of a device. None: it is a CPU such as that of the measured steps."""
+
+
+MACHINES = {
+    "10 Gbit Ethernet": Machines(Link(50e-6, 1.25e9), None),
+    "100 Gbit Ethernet": Machines(Link(20e-6, 12.5e9), None),
+    "NVLink, H100": Machines(Link(3e-6, 450e9), 67e12),
+    "ICI, TPU v5e": Machines(Link(1e-6, 50e9), 197e12),
+}
+PER_DEVICE = 128
+"""Images of a step on each device, in the estimate."""
 
 
 def read(results: pathlib.Path) -> dict[str, dict[str, Any]]:
@@ -75,13 +99,85 @@ def speed_table(benchmark: pathlib.Path) -> str:
     return _markdown(lines, text_columns=1)
 
 
+def scaling_tables(benchmark: pathlib.Path) -> dict[str, str]:
+    """The tables in Markdown of what `benchmarks.scaling` wrote on a CPU, by their marks."""
+    result = json.loads(benchmark.read_text())
+    reduced = {int(size): statistics.median(seconds) for size, seconds in result["all_reduce"]["seconds"].items()}
+    link = communication.fit(2, reduced)
+    steps, checks, machines, estimates = [], [], [], []
+    for net, costs in result["nets"].items():
+        for batch_size, figures in costs["images_per_s"].items():
+            seconds = {layout: int(batch_size) / statistics.median(speeds) for layout, speeds in figures.items()}
+            middle, lowest, highest = interleave.ratio(figures["2 x 1"], figures["1 x 1"])
+            row = {"ms a step": net, "batch": batch_size}
+            steps.append(
+                row
+                | {layout: _ms(of_layout) for layout, of_layout in seconds.items()}
+                | {"speed of 2 x 1 to 1 x 1": f"{middle:.2f} ({lowest:.2f} to {highest:.2f})"}
+            )
+            talk = link.all_reduce(2, 4 * costs["parameters"], _messages(costs, one_by_one=True))
+            checks.append(
+                row
+                | {"alone": _ms(seconds["alone"]), "+ all-reduce, predicted": _ms(talk)}
+                | {"2 x 1, predicted": _ms(seconds["alone"] + talk), "2 x 1, measured": _ms(seconds["2 x 1"])}
+                | {"more than 1 x 1, predicted": _ms(seconds["alone"] + talk - seconds["1 x 1"])}
+                | {"more than 1 x 1, measured": _ms(seconds["2 x 1"] - seconds["1 x 1"])}
+            )
+    for name, (assumed, peak) in MACHINES.items():
+        row = {"link": name, "latency": f"{1e6 * assumed.latency:g} µs", "one way": f"{assumed.bandwidth / 1e9:g} GB/s"}
+        machines.append(row | {f"ms of {net}": _ms(_compute(costs, peak)) for net, costs in result["nets"].items()})
+    row = {"link": "gloo on this machine, measured", "latency": f"{1e6 * link.latency:.0f} µs"}
+    machines.append(
+        row | {"one way": f"{link.bandwidth / 1e9:.2g} GB/s"} | {f"ms of {net}": "" for net in result["nets"]}
+    )
+    for net, costs in result["nets"].items():
+        for name, (assumed, peak) in MACHINES.items():
+            row = {"ms": net, "link": name}
+            for devices in (2**n for n in range(1, 9)):
+                talk = assumed.all_reduce(devices, 4 * costs["parameters"], _messages(costs, one_by_one=peak is None))
+                row[str(devices)] = f"{_ms(talk)} ({talk / (talk + _compute(costs, peak)):.0%})"
+            estimates.append(row)
+    all_reduce = [
+        {"bytes": f"{size:,}", "ms, measured": _ms(seconds), "ms, by the fit": _ms(link.all_reduce(2, size))}
+        for size, seconds in reduced.items()
+    ]
+    about = f"On {result['machine']['cores']} cores of {result['processor']}, jax {result['versions']['jax']}"
+    return {
+        BEGIN_SCALING.format("steps"): (
+            f"{about}; medians of {result['rounds']} rounds in turn.\n\n{_markdown(steps, text_columns=1)}"
+        ),
+        BEGIN_SCALING.format("all-reduce"): _markdown(all_reduce, text_columns=0),
+        BEGIN_SCALING.format("check"): _markdown(checks, text_columns=1),
+        BEGIN_SCALING.format("links"): _markdown(machines, text_columns=1),
+        BEGIN_SCALING.format("estimate"): _markdown(estimates, text_columns=2),
+    }
+
+
+def _messages(costs: dict[str, Any], one_by_one: bool) -> int:
+    """How many all-reduces follow each other in a step: of gradients and sums, by gloo one by one; and of signals."""
+    sums = 3
+    return (costs["arrays"] + sums if one_by_one else 1) + 1
+
+
+def _compute(costs: dict[str, Any], peak: float | None) -> float:
+    """The seconds in which a device computes its part of a step, as measured or at its peak."""
+    if peak is None:
+        return PER_DEVICE / statistics.median(costs["images_per_s"][str(PER_DEVICE)]["1 x 1"])
+    # Forwards, and backwards to the inputs and to the parameters: a multiplication and an addition each.
+    return PER_DEVICE * costs["multiplications"] * 3 * 2 / peak
+
+
+def _ms(seconds: float) -> str:
+    return f"{1000 * seconds:#.3g}".rstrip(".")
+
+
 def _markdown(lines: list[dict[str, str]], text_columns: int) -> str:
     head = [" | ".join(lines[0]), " | ".join(["---"] * text_columns + ["--:"] * (len(lines[0]) - text_columns))]
     return "".join(f"| {line} |\n" for line in [*head, *(" | ".join(line.values()) for line in lines)])
 
 
 def write(readme: pathlib.Path, begin: str, table: str) -> None:
-    """Put a table between its marks in the README."""
+    """Put a table between its marks in the README, or in another page."""
     before, rest = readme.read_text().split(begin)
     _, after = rest.split(END, maxsplit=1)
     readme.write_text(before + begin + table + END + after)
@@ -117,7 +213,30 @@ def plot(results: pathlib.Path, docs: pathlib.Path) -> None:
         figure.savefig(docs / "curves" / f"{name}.png", dpi=110)
 
 
-def _panels(titles: list[str]) -> tuple[Any, Any]:
+def plot_scaling(benchmark: pathlib.Path, docs: pathlib.Path) -> None:
+    """Draw images per second by layout, a panel for each net and a line for each batch size."""
+    import matplotlib
+
+    nets = json.loads(benchmark.read_text())["nets"]
+    parts = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
+    with matplotlib.rc_context(dict.fromkeys(parts, "gray")):  # on a light and on a dark page
+        figure, axes = _panels(list(nets), xlabel="processes x devices of each", size=(3, 2.8))
+        for axis, costs in zip(axes, nets.values(), strict=True):
+            for batch_size, figures in costs["images_per_s"].items():
+                speeds = {layout: of_layout for layout, of_layout in figures.items() if layout != "alone"}
+                middles = [statistics.median(of_layout) for of_layout in speeds.values()]
+                below = [middle - min(of_layout) for middle, of_layout in zip(middles, speeds.values(), strict=True)]
+                above = [max(of_layout) - middle for middle, of_layout in zip(middles, speeds.values(), strict=True)]
+                label = f"batch {batch_size}"
+                axis.errorbar(list(speeds), middles, (below, above), marker="o", capsize=3, label=label)
+            axis.set(ylim=(0, None))
+            axis.yaxis.set_major_formatter("{x:,.0f}")
+        axes[0].set(ylabel="images/s")
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper left", ncols=9, frameon=False)
+        figure.savefig(docs / "scaling.png", dpi=180, transparent=True)
+
+
+def _panels(titles: list[str], xlabel: str = "epoch", size: tuple[float, float] = (5, 3.5)) -> tuple[Any, Any]:
     import matplotlib
 
     matplotlib.use("agg")
@@ -125,13 +244,13 @@ def _panels(titles: list[str]) -> tuple[Any, Any]:
 
     columns = min(len(titles), 3)
     rows = -(-len(titles) // columns)
-    figure = Figure(figsize=(5 * columns, 3.5 * rows), layout="constrained")
+    figure = Figure(figsize=(size[0] * columns, size[1] * rows), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).flat
     for axis in axes[len(titles) :]:
         axis.remove()
     axes = axes[: len(titles)]
     for axis, title in zip(axes, titles, strict=True):
-        axis.set(title=title, xlabel="epoch")
+        axis.set(title=title, xlabel=xlabel)
         axis.xaxis.get_major_locator().set_params(integer=True)
         axis.grid(alpha=0.3)
         axis.spines[["top", "right"]].set_visible(False)
@@ -147,10 +266,14 @@ def _minutes(seconds: float) -> str:
 
 
 def main() -> None:
-    """Remake what the README shows."""
+    """Remake what the README and the pages show."""
     write(README, BEGIN, markdown_table(RESULTS))
     if (benchmark := RESULTS / "benchmarks" / "train_step.json").exists():
         write(README, BEGIN_SPEED, speed_table(benchmark))
+    if (benchmark := RESULTS / "benchmarks" / "scaling.json").exists():
+        for begin, table in scaling_tables(benchmark).items():
+            write(DOCS / "distributed.md", begin, table)
+        plot_scaling(benchmark, DOCS)
     plot(RESULTS, DOCS)
 
 

@@ -3,12 +3,15 @@
 It asks the environment alone, so that JAX need not have started.
 """
 
+import contextlib
 import ctypes
 import json
 import os
 import pathlib
+import random
 import re
 import signal
+import socket
 import sys
 import urllib.request
 from collections.abc import Mapping
@@ -65,6 +68,14 @@ def host_and_port(place: Place) -> tuple[str, int]:
     """Split the coordinator of a place. An IPv6 address loses its brackets."""
     host, _, port = place.coordinator.rpartition(":")
     return host.strip("[]"), int(port)
+
+
+def free_port() -> int:
+    """Return a port that is free, below those that systems hand out, so that it stays so until it is used."""
+    while True:
+        with socket.socket() as one, contextlib.suppress(OSError):
+            one.bind(("", random.SystemRandom().randrange(20_000, 30_000)))
+            return one.getsockname()[1]
 
 
 def find(

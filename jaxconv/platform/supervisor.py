@@ -17,7 +17,6 @@ import os
 import platform
 import re
 import signal
-import socket
 import sys
 import time
 from collections.abc import Callable
@@ -225,9 +224,7 @@ class _Supervisor:
                     f"Process {missing} of {self._place.num_processes} did not come to --coordinator="
                     f"{self._place.coordinator} within {MEETING:.0f} s: see to its machine, and to a firewall between."
                 )
-        with socket.socket() as free:
-            free.bind(("", 0))
-            self._address = f"{self._place.coordinator.rpartition(':')[0]}:{free.getsockname()[1]}"
+        self._address = f"{self._place.coordinator.rpartition(':')[0]}:{cluster.free_port()}"
         self._tell({"address": self._address, "host": self._host})
 
     async def _come(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

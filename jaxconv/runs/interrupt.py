@@ -5,11 +5,18 @@ import os
 import shlex
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from types import FrameType
 
+from jaxconv.platform import cluster
+
 _received: list[int] = []
+_since = 0.0
 _deferred = False
+
+_SAME_SECONDS = 1.0
+"""Within this time a second signal is the first one again: a cluster may signal a worker, and its supervisor does."""
 
 
 class Interrupted(BaseException):
@@ -32,9 +39,13 @@ def install() -> None:
 
 
 def _handle(signum: int, frame: FrameType | None) -> None:
+    global _since
+    if _received and cluster.own_place() and time.monotonic() - _since < _SAME_SECONDS:
+        return
     if _received:
         os._exit(128 + signum)
     _received.append(signum)
+    _since = time.monotonic()
     if not _deferred:
         raise Interrupted(signum)
 

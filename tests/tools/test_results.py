@@ -15,6 +15,7 @@ from tools.results import (
     markdown_table,
     plot,
     read,
+    scaling_tables,
     speed_table,
     text_table,
     write,
@@ -25,6 +26,9 @@ def test_the_readme_is_up_to_date():
     readme = (ROOT / "README.md").read_text()
     assert BEGIN + markdown_table(ROOT / "results") + END in readme
     assert BEGIN_SPEED + speed_table(ROOT / "results" / "benchmarks" / "train_step.json") + END in readme
+    page = (ROOT / "docs" / "distributed.md").read_text()
+    for begin, table in scaling_tables(ROOT / "results" / "benchmarks" / "scaling.json").items():
+        assert begin + table + END in page
 
 
 def test_the_lecture_comes_first_and_in_its_order():
