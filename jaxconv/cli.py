@@ -202,9 +202,8 @@ def run(mode: str, config: Config, arguments: Arguments) -> None:
 
 
 def _let_supervisor_explain() -> None:
-    """Wait in a worker that fails: if the loss of another process is the cause, the supervisor ends this one."""
     try:
-        time.sleep(2 * supervisor.SILENCE)
+        supervisor.let_explain()
     except interrupt.Interrupted as error:
         os._exit(error.exit_status)
 

@@ -101,6 +101,11 @@ def label(place: Place) -> str:
     return f"process {place.process_id}: "
 
 
+def let_explain() -> None:
+    """Wait in a worker that fails: if the loss of another process is the cause, its supervisor ends it meanwhile."""
+    time.sleep(2 * SILENCE)
+
+
 class _Supervisor:
     def __init__(self, place: Place):
         self._place, self._host = place, platform.node()

@@ -20,6 +20,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from jaxconv.errors import UserError
+from jaxconv.platform import cluster, supervisor
 from jaxconv.runs.clock import Clock
 from jaxconv.training.state import TrainState
 
@@ -147,6 +148,8 @@ _WRITE_ERRORS = (OSError, ValueError, RuntimeError)
 
 
 def _cannot_write(checkpoints: Checkpoints, state: TrainState, error: Exception) -> UserError:
+    if cluster.own_place():
+        supervisor.let_explain()  # gloo's error at the loss of another process is a ValueError, as that of a disk may be
     there, written = directory(checkpoints.workdir), steps(checkpoints.workdir)
     reason = " ".join(str(error).split())[:200]
     whole = f"the checkpoint of step {written[0]} is whole" if written else "there is none yet"
