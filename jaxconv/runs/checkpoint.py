@@ -149,7 +149,7 @@ _WRITE_ERRORS = (OSError, ValueError, RuntimeError)
 
 def _cannot_write(checkpoints: Checkpoints, state: TrainState, error: Exception) -> UserError:
     if cluster.own_place():
-        supervisor.let_explain()  # gloo's error at the loss of another process is a ValueError, as that of a disk may be
+        supervisor.let_explain()  # the loss of another process is a ValueError, too, where gloo reports it
     there, written = directory(checkpoints.workdir), steps(checkpoints.workdir)
     reason = " ".join(str(error).split())[:200]
     whole = f"the checkpoint of step {written[0]} is whole" if written else "there is none yet"
