@@ -100,9 +100,9 @@ def start_jax(config: Config) -> None:
     processes = place.num_processes if place else 1
 
     def split(most: int) -> None:
-        """Split the CPU of each process into as many devices as asked for, or into `most` if the batch divides so."""
-        share = max(1, config.batch_size // processes)
-        devices.split_cpu(max(1, (config.num_devices or 0) // processes) or devices.largest_divisor(share, most))
+        """Split the CPU of each process: into as many devices as asked for, or up to `most` that divide the batch."""
+        count = config.num_devices or processes * devices.largest_divisor(config.batch_size // processes, most)
+        devices.split_cpu(max(1, count // processes))
 
     split(cores() if has_convolutions and not wants_onednn else 1)
     if place:
