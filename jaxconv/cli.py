@@ -5,7 +5,7 @@ import os
 import pathlib
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from absl import app
@@ -170,10 +170,8 @@ def start(main: Callable[[Config], None]) -> None:
 
 def run(mode: str, config: Config, arguments: Arguments) -> None:
     """Run a mode. An error that a person can mend ends the process with its sentence and its exit status."""
-    compatibility.quiet()
-    label = ""
-    try:
-        interrupt.install()
+    place: Place | None = None
+    with ends_in_a_sentence(lambda: supervisor.label(place) if place else ""):
         validate(config)
         if arguments.json and mode not in WITH_JSON:
             raise ConfigError(f"--json needs a mode that prints JSON ({', '.join(WITH_JSON)}): --mode={mode} does not.")
@@ -182,14 +180,26 @@ def run(mode: str, config: Config, arguments: Arguments) -> None:
         place = None if cluster.own_place() else cluster.find(*arguments.processes)
         if place is None:
             return MODES[mode](config, arguments)
-        label = supervisor.label(place)
         if mode != "train":
             raise ConfigError(f"--mode={mode} is for one process: start it alone, without the flags of several.")
         _supervise(place, config, arguments)
+
+
+@contextlib.contextmanager
+def ends_in_a_sentence(label: Callable[[], str] = str) -> Iterator[None]:
+    """End the process with a sentence and its exit status where a signal, or an error that a person can mend, ends it.
+
+    Args:
+        label: gives what the lines of the sentence begin with.
+    """
+    compatibility.quiet()
+    try:
+        interrupt.install()
+        yield
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         os._exit(0)
     except (UserError, interrupt.Interrupted) as error:
-        _say(error, label)
+        _say(error, label())
         _wait_for_devices()
         sys.stdout.flush()
         os._exit(error.exit_status)  # do not wait for threads of a download, which wait for the network
@@ -216,8 +226,9 @@ def _print_scores(results: dict[str, Any], names: dict[str, str]) -> None:
 
 def _wait_for_devices() -> None:
     """Wait for the step in flight: a process that ends before its step may crash."""
-    if (jax := sys.modules.get("jax")) and not cluster.own_place():  # another process may be gone
-        for array in jax.live_arrays():
+    bridge = sys.modules.get("jax._src.xla_bridge")  # JAX has no public way to ask whether it has started
+    if bridge and bridge.backends_are_initialized() and not cluster.own_place():  # another process may be gone
+        for array in sys.modules["jax"].live_arrays():
             with contextlib.suppress(Exception):  # a step that failed has been reported
                 array.block_until_ready()
 

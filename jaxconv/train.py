@@ -76,8 +76,7 @@ def train(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
 
 
 def _finished(workdir: pathlib.Path, config: Config) -> dict[str, Any] | None:
-    summary = files.read_summary(workdir)
-    if summary is None or not files.is_finished(summary["epochs"], summary["best_epoch"], config):
+    if (summary := files.read_finished(workdir, config)) is None:
         return None
     stopped_early = summary["epochs"] < config.num_epochs
     how = f": it stopped early after epoch {summary['epochs']} of {config.num_epochs}" if stopped_early else ""

@@ -169,7 +169,7 @@ class _Supervisor:
         status = _at_end(worker.returncode or 0)
         if status == -signal.SIGABRT:  # as JAX does to a worker that loses another one
             await self._until(lambda: self._failure is not None, _GRACE)
-        how = _how(status)
+        how = describe(status)
         self._tell({"end": End(self._place.process_id, self._host, status, how)})
         if status == 0 and self._place.process_id == 0:  # the others hear of each other through this process
             await self._until(lambda: len(self._ends) == len(self._links) or self._failure is not None)
@@ -379,8 +379,8 @@ def _at_end(status: int) -> int:
     return 128 - status if 128 - status in _STOPPED else status
 
 
-def _how(status: int) -> str:
-    """Say how a worker ended, as in `End.how`."""
+def describe(status: int) -> str:
+    """Say how a process ended, as in `End.how`, by its exit status; -n if signal n killed it."""
     if status < 0:
         return f"was killed by {signal.Signals(-status).name}"
     if status in _STOPPED:

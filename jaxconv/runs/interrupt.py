@@ -27,8 +27,12 @@ class Interrupted(BaseException):
 
     def __init__(self, signum: int, where: str = ""):
         self.exit_status = 128 + signum
-        command = shlex.join(["python", *sys.argv])
-        super().__init__(f"Stopped by {signal.Signals(signum).name}{where}. Go on with:\n{command}")
+        super().__init__(f"Stopped by {signal.Signals(signum).name}{where}. Go on with:\n{command()}")
+
+
+def command() -> str:
+    """Return the command that started this process, as a person repeats it."""
+    return shlex.join(["python", *sys.orig_argv[1:]])  # sys.argv lacks the -m of python -m jaxconv.seeds
 
 
 def install() -> None:

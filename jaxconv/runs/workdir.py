@@ -7,8 +7,6 @@ import math
 import os
 import pathlib
 import platform
-import shlex
-import sys
 from collections.abc import Callable, Iterator
 from typing import IO, Any
 
@@ -19,6 +17,7 @@ from jaxconv import __version__
 from jaxconv.config import Config, default_config, differences, flatten, to_json
 from jaxconv.errors import ConfigError, UserError
 from jaxconv.models import registry
+from jaxconv.runs import interrupt
 
 FREE_TO_CHANGE = {"num_devices", "ops", "checkpoint_every_steps", "stop_on_nan", "report"}
 FREE_TO_CHANGE |= {"data.data_dir", "data.dir", "data.strict"}
@@ -90,7 +89,7 @@ def claim(workdir: pathlib.Path, config: Config, wait: float = 0) -> Iterator[No
     with lock:
         check(workdir, config)
         write_atomically(workdir / "process", f"process {os.getpid()} on {platform.node()}\n")
-        write_atomically(workdir / "command.txt", shlex.join(["python", *sys.argv]) + "\n")
+        write_atomically(workdir / "command.txt", interrupt.command() + "\n")
         write_atomically(workdir / "config.json", to_json(config))
         yield
 
@@ -167,7 +166,7 @@ def open_history(
 
 def write_history(workdir: pathlib.Path, history: list[dict[str, Any]]) -> None:
     """Write history.jsonl."""
-    write_atomically(workdir / "history.jsonl", "".join(_dumps(epoch) + "\n" for epoch in history))
+    write_atomically(workdir / "history.jsonl", "".join(dumps(epoch) + "\n" for epoch in history))
 
 
 def _write_events(tensorboard: SummaryWriter, epoch: dict[str, Any]) -> None:
@@ -194,10 +193,10 @@ def read_history(workdir: pathlib.Path) -> list[dict[str, Any]]:
 
 def write_summary(workdir: pathlib.Path, summary: dict[str, Any]) -> None:
     """Write summary.json, which says that the run is finished."""
-    write_atomically(workdir / "summary.json", _dumps(summary, indent=2) + "\n")
+    write_atomically(workdir / "summary.json", dumps(summary, indent=2) + "\n")
 
 
-def _dumps(value: Any, **keywords: Any) -> str:
+def dumps(value: Any, **keywords: Any) -> str:
     """Dump as JSON. Numbers that are not finite become null, since JSON has no word for them."""
 
     def finite(value: Any) -> Any:
@@ -227,6 +226,16 @@ def read_summary(workdir: pathlib.Path) -> dict[str, Any] | None:
     """
     summary, config = (read_json(workdir / name) for name in ("summary.json", "config.json"))
     return summary if summary and config and is_finished(summary["epochs"], summary["best_epoch"], config) else None
+
+
+def read_finished(workdir: pathlib.Path, config: Config) -> dict[str, Any] | None:
+    """Read the summary of the run in `workdir` if `config` asks for no more training than it has; or else None.
+
+    Raises:
+        UserError: it is no JSON.
+    """
+    summary = read_summary(workdir)
+    return summary if summary and is_finished(summary["epochs"], summary["best_epoch"], config) else None
 
 
 def is_finished(epochs: int, best_epoch: int, config: Config) -> bool:
