@@ -8,7 +8,7 @@ from tests.conftest import ROOT
 
 # From the top. A module imports from its own layer and from those below.
 LAYERS = [
-    {"cli"},
+    {"cli", "seeds"},
     {"flags", "local", "train", "evaluate", "preview", "explain", "predict", "export", "report", "compare", "demo"},
     {"experiment"},
     {"runs"},
@@ -19,7 +19,7 @@ LAYERS = [
     {"config", "platform"},
     {"errors"},
 ]
-MODES = {"cli", "train", "evaluate", "preview", "explain", "predict", "export", "report", "compare", "demo"}
+MODES = {"cli", "seeds", "train", "evaluate", "preview", "explain", "predict", "export", "report", "compare", "demo"}
 
 
 def layer(name):

@@ -115,9 +115,10 @@ def _start(number: int, child: Child, place: int, environment: Mapping[str, str]
 
 
 def _copy(lines: IO[bytes], label: bytes) -> None:
-    for line in lines:
-        sys.stderr.buffer.write(label + line)
-        sys.stderr.buffer.flush()
+    with lines:
+        for line in lines:
+            sys.stderr.buffer.write(label + line)
+            sys.stderr.buffer.flush()
 
 
 @contextlib.contextmanager

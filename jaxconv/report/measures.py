@@ -1,10 +1,11 @@
-"""What predictions are worth: intervals, classes, calibration, and whether two nets differ."""
+"""What predictions are worth: intervals, classes, calibration, whether two nets differ, and how far seeds spread."""
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from scipy.stats import binomtest
+from scipy.stats import binomtest, t
 from sklearn import metrics
 
 from jaxconv.runs.predictions import Predictions
@@ -98,3 +99,23 @@ def mcnemar(first: Bool[np.ndarray, " examples"], second: Bool[np.ndarray, " exa
     only_first, only_second = int(np.sum(first & ~second)), int(np.sum(second & ~first))
     differ = only_first + only_second
     return McNemar(only_first, only_second, float(binomtest(only_first, differ).pvalue) if differ else 1.0)
+
+
+class Spread(NamedTuple):
+    """What a figure is over several seeds."""
+
+    mean: float
+    std: float | None
+    """The standard deviation of a sample, which divides by n - 1. None: there is one value."""
+    interval: tuple[float, float] | None
+    """Student's interval, which holds the mean over all possible seeds in 95 of 100 cases. None: there is one value."""
+
+
+def spread(values: Float[np.ndarray, " seeds"]) -> Spread:
+    """Measure how far a figure spreads over seeds."""
+    mean = float(values.mean())
+    if len(values) == 1:
+        return Spread(mean, None, None)
+    std = float(values.std(ddof=1))
+    half = float(t.ppf(0.975, len(values) - 1)) * std / math.sqrt(len(values))
+    return Spread(mean, std, (mean - half, mean + half))

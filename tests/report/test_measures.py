@@ -1,5 +1,7 @@
 """Measures of predictions: scikit-learn, SciPy, and values by hand."""
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -83,3 +85,19 @@ def test_mcnemar_by_hand():
     assert tested.p_value == pytest.approx(2 * (1 + 12 + 66) / 2**12)
     assert measures.mcnemar(second, first) == (2, 10, tested.p_value)
     assert measures.mcnemar(first, first) == (0, 0, 1.0)
+
+
+def test_spread_over_seeds_by_hand():
+    """The mean of 1, 2, 4, 5 is 3; squares of the distances add up to 10; Student's t for 3 degrees is 3.18245."""
+    mean, std, interval = measures.spread(np.array([1.0, 2.0, 4.0, 5.0]))
+    assert mean == 3
+    assert std == pytest.approx(math.sqrt(10 / 3))
+    assert interval == pytest.approx((0.094836, 5.905164), abs=1e-5)  # 3 - and + 3.18245 * 1.82574 / 2
+
+
+def test_one_seed_has_no_spread():
+    assert measures.spread(np.array([0.9])) == (0.9, None, None)
+
+
+def test_seeds_that_agree():
+    assert measures.spread(np.array([0.5, 0.5, 0.5])) == (0.5, 0, (0.5, 0.5))
