@@ -1,5 +1,7 @@
 """The tables and figures of finished runs, made from results/: NAME.json (a summary) and NAME.history.jsonl of each.
 
+Where there is NAME.seeds.json, the seeds.json of jaxconv.seeds, accuracies and the wall time are means over its seeds.
+
 python -m tools.results puts the tables, also those of results/benchmarks/, into README.md and docs/distributed.md, and
 draws docs/curves and docs/scaling.png.
 """
@@ -46,32 +48,49 @@ PER_DEVICE = 128
 
 def read(results: pathlib.Path) -> dict[str, dict[str, Any]]:
     """The summaries in `results` by the names of their configs: the lecture's in its order, then the others."""
-    summaries = {path.stem: json.loads(path.read_text()) for path in sorted(results.glob("*.json"))}
+    paths = [path for path in sorted(results.glob("*.json")) if not path.name.endswith(".seeds.json")]
+    summaries = {path.stem: json.loads(path.read_text()) for path in paths}
     names = [name for name in LECTURE if name in summaries] + [name for name in summaries if name not in LECTURE]
     return {name: summaries[name] for name in names}
 
 
+def read_seeds(results: pathlib.Path, name: str, summary: dict[str, Any]) -> dict[str, Any]:
+    """What NAME.seeds.json in `results` holds; without it, the same of the one run with this summary."""
+    if (path := results / f"{name}.seeds.json").exists():
+        return json.loads(path.read_text())
+    figures = {key: {"mean": summary[key], "std": None} for key in ("val_accuracy", "test_accuracy", "wall_seconds")}
+    return {"command": f"python launch.py --config=configs/{name}.py", "n": 1} | figures
+
+
 def rows(results: pathlib.Path) -> list[dict[str, str]]:
     """A row for each summary in `results`, by the titles of the columns."""
-    return [
-        {
-            "config": name,
-            "data": summary["config"]["data"]["name"],
-            "parameters": f"{summary['num_params']:,}",
-            "epochs": str(summary["epochs"]),
-            "wall time": _minutes(summary["wall_seconds"]),
-            "validation": f"{summary['val_accuracy']:.2%}",
-            "test": f"{summary['test_accuracy']:.2%}",
-            "lecture": f"{LECTURE[name]:.2%}" if name in LECTURE else "",
-            "difference": f"{100 * (summary['test_accuracy'] - LECTURE[name]):+.2f}" if name in LECTURE else "",
-        }
-        for name, summary in read(results).items()
-    ]
+    return [_row(name, summary, read_seeds(results, name, summary)) for name, summary in read(results).items()]
+
+
+def _row(name: str, summary: dict[str, Any], seeds: dict[str, Any]) -> dict[str, str]:
+    return {
+        "config": name,
+        "command": f"`{seeds['command']}`",
+        "data": summary["config"]["data"]["name"],
+        "parameters": f"{summary['num_params']:,}",
+        "epochs": str(summary["epochs"]),
+        "wall time": _minutes(seeds["wall_seconds"]["mean"]),
+        "validation": _percent(seeds["val_accuracy"]),
+        "test": f"{_percent(seeds['test_accuracy'])} (n = {seeds['n']})",
+        "lecture": f"{LECTURE[name]:.2%}" if name in LECTURE else "",
+        "difference": f"{100 * (seeds['test_accuracy']['mean'] - LECTURE[name]):+.2f}" if name in LECTURE else "",
+    }
+
+
+def _percent(figure: dict[str, Any]) -> str:
+    if figure["std"] is None:
+        return f"{figure['mean']:.2%}"
+    return f"{100 * figure['mean']:.2f} ± {figure['std']:.2%}"
 
 
 def text_table(results: pathlib.Path) -> Table:
-    """The rows for a terminal."""
-    lines = rows(results)
+    """The rows for a terminal, without the commands."""
+    lines = _without("command", rows(results))
     table = Table(*lines[0], box=box.SIMPLE_HEAD)
     for column in table.columns[2:]:
         column.justify = "right"
@@ -82,8 +101,11 @@ def text_table(results: pathlib.Path) -> Table:
 
 def markdown_table(results: pathlib.Path) -> str:
     """The rows for the README, each with the command that makes it."""
-    lines = [{"command": f"`python launch.py --config=configs/{row.pop('config')}.py`"} | row for row in rows(results)]
-    return _markdown(lines, text_columns=2)
+    return _markdown(_without("config", rows(results)), text_columns=2)
+
+
+def _without(title: str, lines: list[dict[str, str]]) -> list[dict[str, str]]:
+    return [{key: text for key, text in line.items() if key != title} for line in lines]
 
 
 def speed_table(benchmark: pathlib.Path) -> str:

@@ -2,10 +2,12 @@
 
 import io
 import json
+import sys
 
 from matplotlib.image import imread
 from rich.console import Console
 
+from jaxconv import seeds
 from tests.conftest import ROOT
 from tools.results import (
     BEGIN,
@@ -61,19 +63,43 @@ def test_a_row_for_each_summary(tmp_path):
     readme.write_text(f"above\n{BEGIN}old\n{END}below\n")
     write(readme, BEGIN, markdown_table(results))
     command = "| `python launch.py --config=configs/"
-    lenet = f"{command}lenet.py` | mnist | 1,234 | 2 | 10 min | 50.00% | 99.11% | 99.21% | -0.10 |"
-    mine = f"{command}mine.py` | mnist | 1,234 | 2 | 95 s | 50.00% | 98.77% |  |  |"
+    lenet = f"{command}lenet.py` | mnist | 1,234 | 2 | 10 min | 50.00% | 99.11% (n = 1) | 99.21% | -0.10 |"
+    mine = f"{command}mine.py` | mnist | 1,234 | 2 | 95 s | 50.00% | 98.77% (n = 1) |  |  |"
     text = readme.read_text()
     assert text.startswith("above\n" + BEGIN)
     assert text.endswith(f"{lenet}\n{mine}\n{END}below\n")
     assert "old" not in text
 
 
+def test_a_row_of_several_seeds(tmp_path):
+    fake(tmp_path, "lenet", test_accuracy=0.99)
+    figures = {
+        "val_accuracy": {"mean": 0.98504, "std": 0.00352},
+        "test_accuracy": {"mean": 0.9906, "std": 0.0012},
+        "wall_seconds": {"mean": 100.4, "std": 1.0},
+    }
+    command = "python -m jaxconv.seeds --num_seeds=5 --config=configs/lenet.py"
+    (tmp_path / "lenet.seeds.json").write_text(json.dumps({"command": command, "n": 5} | figures))
+    row = "mnist | 1,234 | 2 | 100 s | 98.50 ± 0.35% | 99.06 ± 0.12% (n = 5) | 99.21% | -0.15 |"
+    assert markdown_table(tmp_path).endswith(f"| `{command}` | {row}\n")
+
+
+def test_what_jaxconv_seeds_writes_of_one_seed(tmp_path, monkeypatch):
+    fake(tmp_path, "mine", test_loss=0.1)
+    expected = markdown_table(tmp_path).replace("launch.py", "-m jaxconv.seeds")
+    (tmp_path / "seed_3").mkdir()
+    (tmp_path / "seed_3" / "summary.json").write_text((tmp_path / "mine.json").read_text())
+    monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "jaxconv.seeds", "--config=configs/mine.py"])
+    seeds.summarize(tmp_path, [3])
+    (tmp_path / "seeds.json").rename(tmp_path / "mine.seeds.json")
+    assert markdown_table(tmp_path) == expected
+
+
 def test_the_same_for_a_terminal(tmp_path):
     fake(tmp_path, "lenet")
     console = Console(width=200, record=True, file=io.StringIO())
     console.print(text_table(tmp_path))
-    assert "lenet mnist 1,234 2 95 s 50.00% 98.77% 99.21% -0.44" in " ".join(console.export_text().split())
+    assert "lenet mnist 1,234 2 95 s 50.00% 98.77% (n = 1) 99.21% -0.44" in " ".join(console.export_text().split())
 
 
 def test_a_figure_of_all_and_one_of_each(tmp_path):
