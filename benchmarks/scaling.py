@@ -23,8 +23,7 @@ from absl import app, flags
 
 from benchmarks import interleave
 from benchmarks.contestants import NETS, Run, batch_of
-from jaxconv import local
-from jaxconv.platform import allocator, cluster
+from jaxconv.platform import allocator, children, cluster
 
 SIZES = [2**n for n in range(10, 25, 2)]
 """Bytes of the vectors, beside those of the gradients: 1 KiB to 16 MiB."""
@@ -124,7 +123,7 @@ def answer(kind: str, net_or_size: str, batch_size: int, processes: int, devices
     if processes > 1 and kind != "alone" and cluster.own_place() is None:
         others = start_others(processes)
     place = cluster.own_place()
-    with local.share_of_cores(place.process_id if place else 0, processes):
+    with children.share_of_cores(place.process_id if place else 0, processes):
         if kind == "all_reduce":
             run = all_reduce(int(net_or_size), processes * devices)
         elif kind == "alone":

@@ -25,7 +25,8 @@ def run(program: list[str], num_processes: int) -> int:
     Returns:
         The exit status of the first process that fails; 0 if none does. 128 + n where signal n kills it.
     """
-    command = [sys.executable, *program, f"--coordinator=localhost:{cluster.free_port()}", f"--num_processes={num_processes}"]
+    place = [f"--coordinator=localhost:{cluster.free_port()}", f"--num_processes={num_processes}"]
+    command = [sys.executable, *program, *place]
     processes = [children.Child([*command, f"--process_id={process_id}"]) for process_id in range(num_processes)]
     failed = children.run(processes, places=[{}] * num_processes).failed
     return children.exit_status(failed[0][1]) if failed else 0

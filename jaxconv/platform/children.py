@@ -65,7 +65,7 @@ def run(children: Sequence[Child], places: Sequence[Mapping[str, str]], stdout: 
             while waiting and free and not pending and signum is None:
                 number, child = waiting.popleft()
                 place = free.pop(0)
-                with _cores(place, len(places)):
+                with share_of_cores(place, len(places)):
                     running.append(_start(number, child, place, places[place], stdout))
             while pending:
                 received = pending.pop(0)
@@ -122,7 +122,7 @@ def _copy(lines: IO[bytes], label: bytes) -> None:
 
 
 @contextlib.contextmanager
-def _cores(place: int, places: int) -> Iterator[None]:
+def share_of_cores(place: int, places: int) -> Iterator[None]:
     """Keep this process, and what it starts, on the share of the cores of a place (Linux)."""
     if places == 1 or not hasattr(os, "sched_setaffinity"):
         yield
