@@ -49,8 +49,8 @@ def batch_of(net: Net, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
     return rng.standard_normal((batch_size, *net.shape), np.float32), rng.integers(0, 10, batch_size).astype(np.int32)
 
 
-def jaxconv(name: str, batch_size: int) -> Run:
-    """The step that launch.py runs."""
+def jaxconv(dtype: str, name: str, batch_size: int) -> Run:
+    """The step that launch.py runs, with dtype as config.compute_dtype."""
     import jax
 
     from jaxconv import config as configs
@@ -60,7 +60,7 @@ def jaxconv(name: str, batch_size: int) -> Run:
     from jaxconv.training.in_flight import StepsInFlight
 
     config = configs.load(f"configs/{name}.py")
-    config.batch_size = batch_size
+    config.batch_size, config.compute_dtype = batch_size, dtype
     experiment.start_jax(config)
     config = experiment.resolve(config)
     net, mesh = NETS[name], make_mesh(config.num_devices, config.batch_size)
@@ -152,11 +152,13 @@ def keras_model(net: Net, metrics: Sequence[str] = ()) -> Any:
     return model
 
 
-def keras(backend: str, name: str, batch_size: int) -> Run:
-    """Keras' fit without metrics and shuffling, which is its step and little else."""
+def keras(backend: str, policy: str, name: str, batch_size: int) -> Run:
+    """Keras' fit without metrics and shuffling, which is its step and little else. The policy is that of dtypes."""
     os.environ["KERAS_BACKEND"] = backend
+    import keras
     import tensorflow as tf
 
+    keras.config.set_dtype_policy(policy)
     model = keras_model(NETS[name])
     batches = tf.data.Dataset.from_tensors(batch_of(NETS[name], batch_size)).repeat()
     return lambda steps: model.fit(batches, steps_per_epoch=steps, verbose=0)
@@ -192,43 +194,60 @@ def torch_optimizer(net: Net, model: Any) -> Any:
     return torch.optim.RMSprop(model.parameters(), LEARNING_RATE, alpha=0.9)
 
 
-def torch(compiled: bool, name: str, batch_size: int) -> Run:
-    """PyTorch's usual loop."""
+def torch(kind: str, name: str, batch_size: int) -> Run:
+    """PyTorch's usual loop.
+
+    Args:
+        kind: "eager", "compiled", "autocast to bfloat16" or "whole net in bfloat16".
+        name: the net.
+        batch_size: examples in a step.
+    """
     import torch
     from torch import nn
 
+    dtype = torch.bfloat16 if kind == "whole net in bfloat16" else torch.float32
+
     net = NETS[name]
-    model = torch_model(net)
+    model = torch_model(net).to(dtype)
     optimizer, loss_function = torch_optimizer(net, model), nn.CrossEntropyLoss()
-    forward = torch.compile(model) if compiled else model
+    forward = torch.compile(model) if kind == "compiled" else model
     images, labels = batch_of(net, batch_size)
-    x = torch.tensor(images.transpose(0, 3, 1, 2)).to(memory_format=torch.channels_last)
+    x = torch.tensor(images.transpose(0, 3, 1, 2)).to(dtype, memory_format=torch.channels_last)
     y = torch.tensor(labels, dtype=torch.int64)
 
     def run(steps: int) -> None:
         for _ in range(steps):
             optimizer.zero_grad()
-            loss_function(forward(x), y).backward()
+            with torch.autocast("cpu", torch.bfloat16, enabled=kind == "autocast to bfloat16"):
+                loss = loss_function(forward(x), y)
+            loss.backward()
             optimizer.step()
 
     return run
 
 
+BFLOAT16 = "-bfloat16"
+"""At the end of a name: activations are bfloat16."""
 CONTESTANTS: dict[str, Callable[[str, int], Run]] = {
-    "jaxconv": jaxconv,
+    "jaxconv": functools.partial(jaxconv, "float32"),
     "flax": flax,
-    "keras-tensorflow": functools.partial(keras, "tensorflow"),
-    "keras-jax": functools.partial(keras, "jax"),
-    "torch": functools.partial(torch, False),
-    "torch-compile": functools.partial(torch, True),
+    "keras-tensorflow": functools.partial(keras, "tensorflow", "float32"),
+    "keras-jax": functools.partial(keras, "jax", "float32"),
+    "torch": functools.partial(torch, "eager"),
+    "torch-compile": functools.partial(torch, "compiled"),
+    "jaxconv-bfloat16": functools.partial(jaxconv, "bfloat16"),
+    "keras-tensorflow-bfloat16": functools.partial(keras, "tensorflow", "mixed_bfloat16"),
+    "torch-autocast-bfloat16": functools.partial(torch, "autocast to bfloat16"),
+    "torch-bfloat16": functools.partial(torch, "whole net in bfloat16"),
 }
+"""With float32, then with bfloat16; this project is the first of each."""
 ALLOCATOR = "+allocator"
 """After a name: with the memory allocator set as this project sets it for itself."""
 
 
 def environment(name: str) -> dict[str, str]:
     """What is set for a contestant."""
-    return allocator.ENVIRONMENT if name == "jaxconv" or name.endswith(ALLOCATOR) else {}
+    return allocator.ENVIRONMENT if name.startswith("jaxconv") or name.endswith(ALLOCATOR) else {}
 
 
 def main(name: str, net: str, batch_size: int) -> None:

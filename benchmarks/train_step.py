@@ -3,8 +3,8 @@
 python -m benchmarks.train_step [--nets=lenet,cifar_deep] [--peers=flax,torch] [--batch_size=128] [--rounds=5]
     [--json=FILE]
 
-Each peer is shown as people run it and, as NAME+allocator, with the memory allocator set as ours. The peers come with
-pip install -e ".[benchmarks]".
+Each peer is shown as people run it and, as NAME+allocator, with the memory allocator set as ours. Those with bfloat16 are
+compared with ours with bfloat16. The peers come with pip install -e ".[benchmarks]".
 """
 
 import statistics
@@ -13,9 +13,9 @@ from typing import Any
 from absl import app, flags
 
 from benchmarks import interleave
-from benchmarks.contestants import ALLOCATOR, CONTESTANTS, NETS, environment
+from benchmarks.contestants import ALLOCATOR, BFLOAT16, CONTESTANTS, NETS, environment
 
-PEERS = [name for name in CONTESTANTS if name != "jaxconv"]
+PEERS = [name for name in CONTESTANTS if not name.startswith("jaxconv")]
 
 _NETS = flags.DEFINE_list("nets", list(NETS), f"Any of {', '.join(NETS)}.")
 _PEERS = flags.DEFINE_list("peers", PEERS, f"Any of {', '.join(PEERS)}.")
@@ -34,7 +34,8 @@ def measure(net: str, peers: list[str], batch_size: int, rounds: int, say: Any) 
 
     Also whether Ctrl-C came before the last round.
     """
-    names = ["jaxconv", *(peer + suffix for peer in peers for suffix in ("", ALLOCATOR))]
+    ours = ["jaxconv", *["jaxconv" + BFLOAT16] * any(peer.endswith(BFLOAT16) for peer in peers)]
+    names = [*ours, *(peer + suffix for peer in peers for suffix in ("", ALLOCATOR))]
     commands = {
         name: interleave.Command(["-m", "benchmarks.contestants", name, net, str(batch_size)], environment(name))
         for name in names
@@ -42,14 +43,23 @@ def measure(net: str, peers: list[str], batch_size: int, rounds: int, say: Any) 
     figures, missing, interrupted = interleave.compare(commands, rounds=rounds, say=lambda line: say(f"{net}: {line}"))
     if not figures:
         return None, interrupted
-    ours = figures["jaxconv"]
     result: dict[str, Any] = {"images_per_s": figures, "missing": missing, "ratios": {}}
-    for kind, suffix in (("as people run them", ""), ("equal allocator settings", ALLOCATOR)):
-        there = [peer + suffix for peer in peers if peer + suffix in figures]
-        if there:
-            fastest = max(there, key=lambda name: statistics.median(figures[name]))
-            middle, lowest, highest = interleave.ratio(ours, figures[fastest])
+
+    def add_ratio(kind: str, name: str, others: list[str]) -> None:
+        """Add our ratio to the fastest of the others that are there."""
+        if there := [other for other in others if other in figures]:
+            fastest = max(there, key=lambda other: statistics.median(figures[other]))
+            middle, lowest, highest = interleave.ratio(figures[name], figures[fastest])
             result["ratios"][kind] = {"peer": fastest, "median": middle, "lowest": lowest, "highest": highest}
+
+    for name in ours:
+        is_bfloat16 = name.endswith(BFLOAT16)
+        same_dtype = [peer for peer in peers if peer.endswith(BFLOAT16) == is_bfloat16]
+        dtype = "bfloat16, " if is_bfloat16 else ""
+        add_ratio(f"to the fastest, {dtype}as people run them", name, same_dtype)
+        add_ratio(f"to the fastest, {dtype}equal allocator settings", name, [peer + ALLOCATOR for peer in same_dtype])
+        if is_bfloat16:
+            add_ratio("of bfloat16 to our float32", name, ["jaxconv"])
     return result, interrupted
 
 
@@ -70,7 +80,7 @@ def main(argv: list[str]) -> None:
             row[name] = f"{statistics.median(figures):,.0f}"
         row |= dict.fromkeys(result["missing"], "missing")
         for kind, ratio in result["ratios"].items():
-            row[f"ratio to the fastest, {kind}"] = (
+            row[f"ratio {kind}"] = (
                 f"{ratio['median']:.2f} ({ratio['lowest']:.2f} to {ratio['highest']:.2f}), {ratio['peer']}"
             )
         rows.append(row)

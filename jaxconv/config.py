@@ -113,6 +113,12 @@ FIELDS: dict[str, Field] = {
         'hessian and grad of grad need), "xla" or "onednn" those for a CPU',
         _one_of("auto", "stock", "xla", "onednn"),
     ),
+    "compute_dtype": Field(
+        "float32",
+        'dtype of activations and their gradients: "float32", or "bfloat16", which is faster on accelerators and on a '
+        "CPU with AVX512-BF16 or AMX; parameters, batch statistics and loss stay float32",
+        _one_of("float32", "bfloat16"),
+    ),
     "checkpoint_every_steps": Field(
         0, "steps between checkpoints, besides the one after each epoch; 0: none besides", _NOT_NEGATIVE
     ),

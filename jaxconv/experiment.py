@@ -146,7 +146,9 @@ def create(
         ConfigError: they cannot be made as the config asks, or do not fit into memory.
     """
     kernels = dispatch.KERNELS[config.ops]
-    model = registry.create_model(config.model, num_classes, kernels, frozen_stages=config.freeze_stages)
+    model = registry.create_model(
+        config.model, num_classes, kernels, frozen_stages=config.freeze_stages, dtype=config.compute_dtype
+    )
     schedule = create_schedule(config.optimizer, num_epochs=config.num_epochs, steps_per_epoch=steps_per_epoch)
     optimizer = create_optimizer(config.optimizer, schedule)
     state = functools.partial(create_state, model, optimizer, image_shape, config.seed)

@@ -127,6 +127,11 @@ def _introduce(setup: Experiment, workdir: pathlib.Path) -> None:
     )
     if setup.platform == "cpu" and config.ops == "xla" and (problem := onednn.problem()):
         console.say(f"oneDNN is installed and not used, which makes the run slower: {problem}.")
+    if config.compute_dtype == "bfloat16" and setup.platform == "cpu":
+        if not devices.has_bfloat16(mesh.devices.flat[0]):
+            console.say("This processor has no instructions for bfloat16, which is slower than float32 here.")
+        elif config.ops != "onednn":
+            console.say("Without oneDNN, bfloat16 is slower than float32 on a CPU.")
     for note in setup.source.examine().notes:
         console.say(note)
 

@@ -99,11 +99,12 @@ def test_a_workdir_of_another_config_is_refused(finished, tiny_config):
     assert (workdir / "config.json").read_text() == before
 
 
-def test_killed_in_mid_epoch_and_resumed_equals_uninterrupted(tiny_config, tmp_path):
+@pytest.mark.parametrize("fields", [[], ["--config.compute_dtype=bfloat16", "--config.model.batch_norm=True"]])
+def test_killed_in_mid_epoch_and_resumed_equals_uninterrupted(tiny_config, tmp_path, fields):
     """On two devices; on one, tests/test_survive.py kills more."""
-    devices = "--config.num_devices=2"
-    launch(f"--config={tiny_config}", f"--workdir={tmp_path}/whole", devices)
-    arguments = [f"--config={tiny_config}", f"--workdir={tmp_path}/run", devices]
+    flags = [f"--config={tiny_config}", "--config.num_devices=2", *fields]
+    launch(*flags, f"--workdir={tmp_path}/whole")
+    arguments = [*flags, f"--workdir={tmp_path}/run"]
     steps = []
     for target in (4, 2 * STEPS_PER_EPOCH + 8):
         process = start(*arguments)

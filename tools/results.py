@@ -109,16 +109,19 @@ def _without(title: str, lines: list[dict[str, str]]) -> list[dict[str, str]]:
 
 
 def speed_table(benchmark: pathlib.Path) -> str:
-    """Images per second of a training step as `benchmarks.train_step` wrote them, in Markdown."""
-    lines = []
+    """Images per second of a training step as `benchmarks.train_step` wrote them, a column for each net, in Markdown."""
+    columns = {}
     for net, result in json.loads(benchmark.read_text())["nets"].items():
-        medians = {name: f"{statistics.median(figures):,.0f}" for name, figures in result["images_per_s"].items()}
-        ratios = {
-            f"ratio to the fastest, {kind}": f"{ratio['median']:.2f} ({ratio['lowest']:.2f} to {ratio['highest']:.2f})"
+        columns[net] = {
+            name: f"{statistics.median(figures):,.0f}"
+            for name, figures in result["images_per_s"].items()
+            if not name.endswith("+allocator")
+        } | {
+            f"ratio {kind}": f"{ratio['median']:.2f} ({ratio['lowest']:.2f} to {ratio['highest']:.2f})"
             for kind, ratio in result["ratios"].items()
         }
-        lines.append({"images/s": net} | {k: v for k, v in medians.items() if not k.endswith("+allocator")} | ratios)
-    return _markdown(lines, text_columns=1)
+    names = next(iter(columns.values()))
+    return _markdown([{"images/s": name} | {net: of[name] for net, of in columns.items()} for name in names], 1)
 
 
 def scaling_tables(benchmark: pathlib.Path) -> dict[str, str]:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxconv.config import choose
@@ -58,6 +59,8 @@ class ConvNet(nn.Module):
     dense_dropout: float = 0.0
     """Share of units dropped after each hidden dense layer."""
     activation: str = "relu"
+    dtype: str = "float32"
+    """Dtype of the activations. Parameters, batch statistics and logits are float32."""
     kernels: dispatch.Kernels = dispatch.STOCK
     """The forms of the operations."""
     frozen_stages: int = 0
@@ -97,6 +100,8 @@ class ConvNet(nn.Module):
             _check_fits(place, x, layer.padding, layer.window, "pool_size", "pool_padding")
             return layer(x)
 
+        x = x.astype(self.dtype)
+
         def drop(x: Array, rate: float) -> Array:
             return self.kernels.dropout(x, rate, self.make_rng("dropout")) if train and rate else x
 
@@ -115,7 +120,7 @@ class ConvNet(nn.Module):
         for units in self.dense:
             x = activation(Dense(units, self.kernels)(x))
             x = drop(x, self.dense_dropout)
-        return Dense(self.num_classes, self.kernels, name="logits")(x)
+        return Dense(self.num_classes, self.kernels, name="logits")(x).astype(jnp.float32)
 
     def _expose(self, name: str, x: Array) -> Array:
         """Let jaxconv.models.attribution read the output of a stage, and its gradient. No other program changes."""

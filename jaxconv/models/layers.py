@@ -1,4 +1,7 @@
-"""The layers of the nets. Each takes the form of its operation from `Kernels`."""
+"""The layers of the nets. Each takes the form of its operation from `Kernels`.
+
+Layers compute in the dtype of their input. Their parameters are float32.
+"""
 
 from collections.abc import Sequence
 
@@ -92,4 +95,5 @@ class BatchNorm(nn.Module):
             train: whether to use the batch's own statistics, and to update the running ones in batch_stats.
         """
         mask = None if weight is None else (weight > 0).reshape(-1, *[1] * (x.ndim - 1))
-        return nn.BatchNorm(use_running_average=not train, momentum=0.99, epsilon=1e-3)(x, mask=mask)
+        # Flax computes the statistics in float32, whatever the dtype.
+        return nn.BatchNorm(use_running_average=not train, momentum=0.99, epsilon=1e-3, dtype=x.dtype)(x, mask=mask)

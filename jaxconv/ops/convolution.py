@@ -33,7 +33,7 @@ def stock(
     strides: Sequence[int],
     padding: Padding,
 ) -> Float[Array, "batch *spatial_out out"]:
-    """Convolve with `jax.lax.conv_general_dilated`, and add the bias.
+    """Convolve with `jax.lax.conv_general_dilated` in the dtype of x, and add the bias.
 
     Args:
         x: input with 1 to 3 spatial dimensions.
@@ -42,7 +42,8 @@ def stock(
         strides: stride in each spatial dimension.
         padding: "SAME", "VALID", or the zeros before and after each spatial dimension.
     """
-    return _convolve(tuple(strides), _pads(x, kernel, strides, padding), x, kernel) + bias
+    y = _convolve(tuple(strides), _pads(x, kernel, strides, padding), x, kernel.astype(x.dtype))
+    return (y + bias).astype(x.dtype)  # in float32, so that the gradient of the bias is summed up in float32
 
 
 def by_xla(
@@ -61,7 +62,8 @@ def by_xla(
     time.
     """
     form: Any = _fast_for_xla if x.ndim == 4 else _convolve
-    return form(tuple(strides), _pads(x, kernel, strides, padding), x, kernel) + bias
+    y = form(tuple(strides), _pads(x, kernel, strides, padding), x, kernel.astype(x.dtype))
+    return (y + bias).astype(x.dtype)
 
 
 def by_onednn(
@@ -72,10 +74,12 @@ def by_onednn(
     strides: Sequence[int],
     padding: Padding,
 ) -> Float[Array, "batch *spatial_out out"]:
-    """Convolve as `stock`, by oneDNN where it is fast: in float32, with kernels for this processor; else `by_xla`."""
+    """Convolve as `stock`, by oneDNN where it has fast kernels for this processor and the dtype of x; else `by_xla`.
+
+    oneDNN takes a kernel and a bias of float32, and x of float32 or bfloat16.
+    """
     strides, pads = tuple(strides), _pads(x, kernel, strides, padding)
-    single = all(array.dtype == jnp.float32 for array in (x, kernel, bias))
-    if single and _describe(strides, pads, x, kernel).is_fast():
+    if onednn.takes(x, kernel, bias) and _describe(strides, pads, x, kernel).is_fast():
         return _onednn(strides, pads, x, kernel, bias)
     return by_xla(x, kernel, bias, strides=strides, padding=pads)
 
@@ -96,8 +100,8 @@ def _convolve(strides: Any, padding: Any, x: Array, kernel: Array) -> Array:
 
 
 def _describe(strides: Any, padding: Any, x: Array, kernel: Array) -> onednn.Convolution:
-    y = jax.eval_shape(functools.partial(_convolve, strides, padding), x, kernel)
-    return onednn.Convolution(x.shape, kernel.shape, y.shape, strides, padding)
+    y = jax.eval_shape(functools.partial(_convolve, strides, padding), x, kernel.astype(x.dtype))
+    return onednn.Convolution(x.shape, kernel.shape, y.shape, strides, padding, x.dtype.name)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
@@ -177,6 +181,7 @@ def kernel_gradient(
     images = max(1, _PATCH_BYTES // (patches_per_image * 4))
     images = math.gcd(batch, 1 << (images.bit_length() - 1))
 
+    sums = jnp.promote_types(g.dtype, jnp.float32)
     x = x.reshape(batch // images, images, *x.shape[1:])
     g = g.reshape(batch // images, images * out_h * out_w, filters)
 
@@ -191,10 +196,10 @@ def kernel_gradient(
         rows = [jnp.concatenate(rows, axis=-1)] if narrow else rows
         # g first: with the long axis leading in both, XLA:CPU packs the smaller factor.
         return [
-            total + lax.dot_general(g, row.reshape(g.shape[0], -1), (((0,), (0,)), ((), ())))
+            total + lax.dot_general(g, row.reshape(len(g), -1), (((0,), (0,)), ((), ())), preferred_element_type=sums)
             for total, row in zip(totals, rows, strict=True)
         ], None
 
     columns = [kh * kw * channels] if narrow else [kw * channels] * kh
-    totals, _ = lax.scan(add, [jnp.zeros((filters, count), g.dtype) for count in columns], (x, g))
-    return jnp.concatenate(totals, axis=1).T.reshape(shape)
+    totals, _ = lax.scan(add, [jnp.zeros((filters, count), sums) for count in columns], (x, g))
+    return jnp.concatenate(totals, axis=1).T.reshape(shape).astype(x.dtype)

@@ -17,8 +17,8 @@ _LARGE = 1 << 26
 def stock(
     x: Float[Array, "batch in"], kernel: Float[Array, "in out"], bias: Float[Array, " out"]
 ) -> Float[Array, "batch out"]:
-    """Multiply rows with a kernel, and add the bias."""
-    return x @ kernel + bias
+    """Multiply rows with a kernel in the dtype of x, and add the bias."""
+    return (x @ kernel.astype(x.dtype) + bias).astype(x.dtype)  # in float32, and so is the gradient of the bias
 
 
 def by_xla(
@@ -28,24 +28,30 @@ def by_xla(
 
     JAX's own gradient comes out transposed, and on a CPU the optimizer then reads it across the cache, several times.
     """
-    return _matmul(x, kernel) + bias
+    return (_matmul(x, kernel.astype(x.dtype)) + bias).astype(x.dtype)
 
 
 def by_onednn(
     x: Float[Array, "batch in"], kernel: Float[Array, "in out"], bias: Float[Array, " out"]
 ) -> Float[Array, "batch out"]:
-    """Compute `stock` by oneDNN where it is fast: in float32 and where the product is large; else `by_xla`."""
+    """Compute `stock` by oneDNN where it is fast, as a large product is; else `by_xla`.
+
+    oneDNN takes a kernel and a bias of float32, and x of float32 or bfloat16.
+    """
     large = len(x) * kernel.size >= _LARGE
-    single = all(array.dtype == jnp.float32 for array in (x, kernel, bias))
-    if large and single and onednn.Dense(len(x), *kernel.shape).is_fast():
+    if large and onednn.takes(x, kernel, bias) and _describe(x, kernel).is_fast():
         return _onednn(x, kernel, bias)
     return by_xla(x, kernel, bias)
+
+
+def _describe(x: Array, kernel: Array) -> onednn.Dense:
+    return onednn.Dense(len(x), *kernel.shape, x.dtype.name)
 
 
 @jax.custom_vjp
 def _onednn(x: Array, kernel: Array, bias: Array) -> Array:
     def local(x: Array, kernel: Array, bias: Array) -> Array:
-        return onednn.Dense(len(x), *kernel.shape).forward(x, kernel, bias)
+        return _describe(x, kernel).forward(x, kernel, bias)
 
     return on_each_device(local, (SPLIT, WHOLE, WHOLE), SPLIT)(x, kernel, bias)
 
@@ -57,10 +63,17 @@ def _onednn_forward(x: Array, kernel: Array, bias: Array) -> tuple[Array, Any]:
 def _onednn_backward(residuals: tuple[Array, Array], g: Array) -> tuple[Array, Array, Array]:
     x, kernel = residuals
 
-    def local(x: Array, g: Array) -> tuple[Array, Array]:
-        return onednn.Dense(len(x), *kernel.shape).parameter_gradients(x, g)
+    def by_input(x: Array, kernel: Array, g: Array) -> Array:
+        return _describe(x, kernel).input_gradient(g, kernel)
 
-    return _input_gradient(g, kernel), *on_each_device(local, (SPLIT, SPLIT), WHOLE)(x, g)
+    def by_parameters(x: Array, g: Array) -> tuple[Array, Array]:
+        return _describe(x, kernel).parameter_gradients(x, g)
+
+    if x.dtype == jnp.float32:
+        x_gradient = _input_gradient(g, kernel)  # which XLA computes faster
+    else:
+        x_gradient = on_each_device(by_input, (SPLIT, WHOLE, SPLIT), SPLIT)(x, kernel, g)
+    return x_gradient, *on_each_device(by_parameters, (SPLIT, SPLIT), WHOLE)(x, g)
 
 
 _onednn.defvjp(_onednn_forward, _onednn_backward)

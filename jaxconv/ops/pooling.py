@@ -46,13 +46,13 @@ def max_pool_by_slices(
 def max_pool_by_onednn(
     x: Float[Array, "batch *spatial c"], window: tuple[int, ...], strides: tuple[int, ...], padding: str
 ) -> Float[Array, "batch *spatial_out c"]:
-    """Compute `max_pool_stock` by oneDNN where it is fast, in float32; else `max_pool_by_slices`.
+    """Compute `max_pool_stock` by oneDNN where it is fast, in float32 and bfloat16; else `max_pool_by_slices`.
 
     oneDNN skips elements that are not a number. A window of nothing else is NaN, as in the other forms. A window of
     nothing but -inf is NaN too, and -inf in the other forms.
     """
-    pooling = onednn.Pooling("max", x.shape, window, strides, _pads(x, window, strides, padding))
-    if x.dtype == jnp.float32 and pooling.is_fast():
+    pooling = onednn.Pooling("max", x.shape, window, strides, _pads(x, window, strides, padding), x.dtype.name)
+    if onednn.takes(x) and pooling.is_fast():
         return _onednn(pooling, x)
     return max_pool_by_slices(x, window, strides, padding)
 
@@ -61,15 +61,15 @@ def average_pool_stock(
     x: Float[Array, "batch *spatial c"], window: tuple[int, ...], strides: tuple[int, ...], padding: str
 ) -> Float[Array, "batch *spatial_out c"]:
     """Take the mean of each window, over the elements that are not padding. Arguments are those of `max_pool_stock`."""
-    return nn.avg_pool(x, window, strides, padding, count_include_pad=False)
+    return nn.avg_pool(x, window, strides, padding, count_include_pad=False).astype(x.dtype)
 
 
 def average_pool_by_onednn(
     x: Float[Array, "batch *spatial c"], window: tuple[int, ...], strides: tuple[int, ...], padding: str
 ) -> Float[Array, "batch *spatial_out c"]:
-    """Compute `average_pool_stock` by oneDNN where it is fast, in float32; else call it."""
-    pooling = onednn.Pooling("average", x.shape, window, strides, _pads(x, window, strides, padding))
-    if x.dtype == jnp.float32 and pooling.is_fast():
+    """Compute `average_pool_stock` by oneDNN where it is fast, in float32 and bfloat16; else call it."""
+    pooling = onednn.Pooling("average", x.shape, window, strides, _pads(x, window, strides, padding), x.dtype.name)
+    if onednn.takes(x) and pooling.is_fast():
         return _onednn(pooling, x)
     return average_pool_stock(x, window, strides, padding)
 
@@ -89,8 +89,8 @@ def _onednn(pooling: onednn.Pooling, x: Array) -> Array:
 
 def _onednn_forward(pooling: onednn.Pooling, x: Array) -> Any:
     y, workspace = on_each_device(lambda x: pooling._replace(x=x.shape).forward(x), (SPLIT,), SPLIT)(x)
-    if pooling.kind == "max":  # oneDNN gives the lowest number for a window of nothing but NaN
-        y = jnp.where(y == jnp.finfo(y.dtype).min, jnp.nan, y)
+    if pooling.kind == "max":  # oneDNN gives the lowest number for a window of nothing but NaN; in bfloat16, -inf
+        y = jnp.where(y <= jnp.finfo(y.dtype).min, jnp.nan, y)
     return y, workspace
 
 

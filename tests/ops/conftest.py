@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from jaxconv.ops import dispatch
+from jaxconv.ops import dispatch, onednn
 
 
 def expects_onednn() -> bool:
@@ -16,6 +16,13 @@ def expects_onednn() -> bool:
     except OSError:
         return False
     return sys.platform == "linux" and platform.machine() == "x86_64"
+
+
+def has_bfloat16() -> bool:
+    """Return whether oneDNN has fast kernels of bfloat16 for this processor."""
+    return onednn.Convolution(
+        (8, 8, 8, 16), (3, 3, 16, 16), (8, 8, 8, 16), (1, 1), ((1, 1), (1, 1)), "bfloat16"
+    ).is_fast()
 
 
 FORMS = ["onednn", "xla"] if expects_onednn() else ["xla"]

@@ -10,6 +10,7 @@ from jax import lax
 
 from jaxconv.ops import dispatch
 from jaxconv.ops.convolution import stock
+from tests.ops.conftest import has_bfloat16
 
 LAYOUTS = {1: ("NHC", "HIO", "NHC"), 2: ("NHWC", "HWIO", "NHWC"), 3: ("NHWDC", "HWDIO", "NHWDC")}
 
@@ -22,18 +23,23 @@ def test_stock_is_jaxs_own():
         np.testing.assert_array_equal(stock(x, kernel, bias, strides=[2] * n, padding="SAME"), expected)
 
 
-def assert_equals_stock(kernels, x_shape, kernel_shape, strides, padding):
+def assert_equals_stock(kernels, x_shape, kernel_shape, strides, padding, dtype=jnp.float32):
+    """Compare with the stock form in float32, of the same numbers, which `dtype` holds exactly."""
     rng = np.random.default_rng(0)
     shapes = x_shape, kernel_shape, kernel_shape[-1:]
-    arrays = [jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in shapes]
+    x, *parameters = (jnp.asarray(rng.normal(size=shape), dtype).astype(jnp.float32) for shape in shapes)
 
-    def run(convolution):
-        y, pull_back = jax.vjp(lambda *arrays: convolution(*arrays, strides=strides, padding=padding), *arrays)
-        return y, *pull_back(jnp.asarray(np.random.default_rng(1).normal(size=y.shape), jnp.float32))
+    def run(convolution, dtype):
+        y, pull_back = jax.vjp(
+            lambda *arrays: convolution(*arrays, strides=strides, padding=padding), x.astype(dtype), *parameters
+        )
+        assert y.dtype == dtype
+        return y, *pull_back(jnp.asarray(np.random.default_rng(1).normal(size=y.shape), jnp.bfloat16).astype(dtype))
 
-    for ours, expected in zip(run(kernels.convolve), run(stock), strict=True):
+    tolerance = 1e-4 if dtype == jnp.float32 else 2**-7  # bfloat16 has 8 bits
+    for ours, expected in zip(run(kernels.convolve, dtype), run(stock, jnp.float32), strict=True):
         scale = max(1, float(jnp.abs(expected).max(initial=0)))
-        np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-4 * scale)
+        np.testing.assert_allclose(ours.astype(jnp.float32), expected, rtol=tolerance, atol=tolerance * scale)
 
 
 @pytest.mark.parametrize("n", [1, 2, 3])
@@ -51,9 +57,20 @@ def test_any_size_kernel_strides_and_padding(kernels, n, batch, size, kernel, ch
     assert_equals_stock(kernels, (batch, *size[:n], channels[0]), (*kernel[:n], *channels), strides[:n], padding)
 
 
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize("kernel", [(3, 3, 16, 8), (3, 3, 16, 32), (5, 5, 16, 50)])
-def test_many_images_and_filters(kernels, kernel):
-    assert_equals_stock(kernels, (24, 32, 32, 16), kernel, (1, 1), "SAME")
+def test_many_images_and_filters(kernels, kernel, dtype):
+    assert_equals_stock(kernels, (24, 32, 32, 16), kernel, (1, 1), "SAME", dtype)
+
+
+@pytest.mark.parametrize(
+    ("x", "kernel", "strides"),
+    [((3, 9, 2), (4, 2, 5), (2,)), ((3, 8, 9, 3), (3, 2, 3, 5), (1, 2)), ((2, 5, 6, 7, 3), (3, 3, 2, 3, 4), (1, 1, 2))],
+)
+@pytest.mark.parametrize("padding", ["SAME", "VALID"])
+def test_bfloat16_in_each_dimension(kernels, x, kernel, strides, padding):
+    assert_equals_stock(kernels, x, kernel, strides, padding, jnp.bfloat16)
+    assert_equals_stock(dispatch.STOCK, x, kernel, strides, padding, jnp.bfloat16)
 
 
 @pytest.mark.parametrize(
@@ -74,14 +91,16 @@ def test_the_kernels_are_those_expected(kernels, x, kernel, strides):
     def gradients(*arrays):
         return jax.grad(lambda arrays: convolve(*arrays).sum())(arrays)
 
-    def program(function, dtype):
-        arrays = [jax.ShapeDtypeStruct(shape, dtype) for shape in (x, kernel, kernel[-1:])]
-        return str(jax.make_jaxpr(function)(*arrays))
+    def program(function, dtype, of_parameters=jnp.float32):
+        parameters = (jax.ShapeDtypeStruct(shape, of_parameters) for shape in (kernel, kernel[-1:]))
+        return str(jax.make_jaxpr(function)(jax.ShapeDtypeStruct(x, dtype), *parameters))
 
     calls = kernels == dispatch.ONEDNN
-    assert program(convolve, jnp.float32).count("ffi_call[") == calls
-    assert program(gradients, jnp.float32).count("ffi_call[") == 3 * calls  # value, input, kernel with bias
-    assert "ffi_call" not in program(convolve, jnp.bfloat16)  # oneDNN would read it as float32
+    for dtype in (jnp.float32, jnp.bfloat16) if has_bfloat16() else (jnp.float32,):
+        assert program(convolve, dtype).count("ffi_call[") == calls
+        assert program(gradients, dtype).count("ffi_call[") == 3 * calls  # value, input, kernel with bias
+    assert "ffi_call" not in program(convolve, jnp.float16, jnp.float16)  # oneDNN would read it as float32
+    assert "ffi_call" not in program(convolve, jnp.bfloat16, jnp.bfloat16)
 
 
 def test_under_vmap(kernels):

@@ -10,10 +10,12 @@ import scipy.stats
 
 from jaxconv.config import default_config
 from jaxconv.models.convnet import ConvNet
+from jaxconv.ops import dispatch
 from jaxconv.training.losses import balanced, cross_entropy, mix
 from jaxconv.training.optimizers import create_optimizer
 from jaxconv.training.state import Sums, create_state
 from jaxconv.training.step import eval_step, make_train_step, sums_of
+from tests.ops.conftest import FORMS
 
 
 def random_batch(size, classes=5, seed=0, shape=(6, 6, 2)):
@@ -143,6 +145,37 @@ def test_no_gradient_is_computed_for_frozen_stages(frozen, convolutions):
     state = create_state(model, optax.sgd(0.1), (8, 8, 2), seed=0)
     step = jax.make_jaxpr(make_train_step(config))(state, random_batch(6, shape=(8, 8, 2)))
     assert str(step).count("conv_general_dilated[") == convolutions
+
+
+# ---- bfloat16
+
+
+@pytest.mark.parametrize("form", ["stock", *FORMS])
+def test_a_step_in_bfloat16_is_that_in_float32_to_its_rounding(form):
+    config, batch = default_config(), random_batch(32, shape=(8, 8, 16))
+    fields = {"filters": ((16, 16),), "batch_norm": True, "dense": (32,), "kernels": dispatch.KERNELS[form]}
+
+    def run(dtype):
+        model = ConvNet(5, **fields, dtype=dtype)
+        state = create_state(model, optax.sgd(1.0), (8, 8, 16), seed=0)
+        logits, kept = model.apply(state.variables, batch["image"], train=False, mutable=["stages"])
+        assert logits.dtype == jnp.float32
+        assert kept["stages"]["stage_1"][0].dtype == dtype
+        after, sums = jax.jit(make_train_step(config))(state, batch)
+        kept = after.params, after.collections, sums
+        assert {leaf.dtype for leaf in jax.tree.leaves(kept)} == {jnp.dtype(jnp.float32)}
+        gradients = jax.tree.map(lambda new, old: old - new, after.params, state.params)
+        return gradients, after.collections, sums.means()
+
+    (exact, stats, (loss, _)), (rounded, rounded_stats, (rounded_loss, _)) = run("float32"), run("bfloat16")
+    assert rounded_loss == pytest.approx(loss, rel=0.01)
+    for (path, a), b in zip(jax.tree.leaves_with_path(stats), jax.tree.leaves(rounded_stats), strict=True):
+        np.testing.assert_allclose(b, a, rtol=0.02, atol=2e-3, err_msg=str(path))
+    for (path, a), b in zip(jax.tree.leaves_with_path(exact), jax.tree.leaves(rounded), strict=True):
+        if "Conv" in str(path) and "bias" in str(path):
+            continue  # before batch norm, the gradient of a bias is 0 but for rounding
+        assert np.vdot(a, b) > 0.98 * np.linalg.norm(a) * np.linalg.norm(b), path
+        assert np.linalg.norm(b) == pytest.approx(np.linalg.norm(a), rel=0.1), path
 
 
 # ---- Class weights

@@ -2,6 +2,6 @@
 
 from jaxconv.ops.onednn.availability import is_available, problem
 from jaxconv.ops.onednn.library import is_installed, version
-from jaxconv.ops.onednn.specs import Convolution, Dense, Pooling
+from jaxconv.ops.onednn.specs import Convolution, Dense, Pooling, takes
 
-__all__ = ["Convolution", "Dense", "Pooling", "is_available", "is_installed", "problem", "version"]
+__all__ = ["Convolution", "Dense", "Pooling", "is_available", "is_installed", "problem", "takes", "version"]

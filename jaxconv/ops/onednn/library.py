@@ -22,7 +22,8 @@ QUERY_WEIGHTS, QUERY_DIFF_WEIGHTS, QUERY_WORKSPACE, QUERY_SCRATCHPAD = 131, 132,
 DIRECT_CONVOLUTION, MAX_POOLING, AVERAGE_POOLING = 1, 0x1FF, 0x3FF  # algorithms; the average leaves padding out
 _QUERY_IMPLEMENTATION = 8
 _CPU_ENGINE, _IN_ORDER_STREAM, _USER_SCRATCHPAD, _FORWARD_TRAINING = 1, 1, 1, 64
-_FLOAT32, _ANY_LAYOUT, _MAX_DIMS = 3, 1, 12
+_ANY_LAYOUT, _MAX_DIMS = 1, 12
+_DTYPES = {"bfloat16": 2, "float32": 3}
 
 MemoryDescriptor = c_void_p
 """Handle of the description of an array: its shape, dtype and layout in memory."""
@@ -115,28 +116,31 @@ def integers(values: Sequence[int]) -> Any:
     return (c_int64 * _MAX_DIMS)(*values)
 
 
-def memory_descriptor(shape: Sequence[int], axes: Sequence[int]) -> MemoryDescriptor:
-    """Describe a float32 array of XLA, which is contiguous in row-major order.
+def memory_descriptor(shape: Sequence[int], axes: Sequence[int], dtype: str = "float32") -> MemoryDescriptor:
+    """Describe an array of XLA, which is contiguous in row-major order.
 
     Args:
         shape: shape of the array.
         axes: the axes of the array in the order of oneDNN, which puts channels before spatial dimensions.
+        dtype: "float32" or "bfloat16".
     """
     strides = [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
     return create(
         loaded_library().holds_gil.dnnl_memory_desc_create_with_strides,
         len(shape),
         integers([shape[axis] for axis in axes]),
-        _FLOAT32,
+        _DTYPES[dtype],
         integers([strides[axis] for axis in axes]),
     )
 
 
-def memory_descriptor_of_any_layout(shape: Sequence[int], axes: Sequence[int]) -> MemoryDescriptor:
-    """Describe a float32 array whose layout a primitive may choose. See `memory_descriptor`."""
+def memory_descriptor_of_any_layout(
+    shape: Sequence[int], axes: Sequence[int], dtype: str = "float32"
+) -> MemoryDescriptor:
+    """Describe an array whose layout a primitive may choose. See `memory_descriptor`."""
     dims = integers([shape[axis] for axis in axes])
     create_with_tag = loaded_library().holds_gil.dnnl_memory_desc_create_with_tag
-    return create(create_with_tag, len(shape), dims, _FLOAT32, _ANY_LAYOUT)
+    return create(create_with_tag, len(shape), dims, _DTYPES[dtype], _ANY_LAYOUT)
 
 
 def num_bytes(descriptor: MemoryDescriptor) -> int:

@@ -80,6 +80,17 @@ class Operation:
         self.free_list: list[list[Any]] = []
         """What `_prepare` returned and no call is using now. At most as many as there were calls at the same time."""
 
+    def check(self, key: str, arrays: Sequence[jax.ShapeDtypeStruct | Array]) -> None:
+        """Check the arrays of a call, arguments and then results.
+
+        Raises:
+            TypeError: oneDNN would misread one.
+        """
+        for (name, expected), array in zip(self._arrays.items(), arrays, strict=False):
+            known = array.dtype in (jnp.float32, jnp.bfloat16, jnp.uint8)
+            if not known or array.size * array.dtype.itemsize != num_bytes(expected.descriptor):
+                raise TypeError(f"{key}: {name} is {array.dtype} {array.shape}, which oneDNN would misread")
+
     def add_scratch(self, name: str, descriptor: MemoryDescriptor) -> None:
         """Add an array between two primitives."""
         self._arrays[name] = self._allocate(descriptor)
@@ -155,15 +166,13 @@ def call(
         Its results.
 
     Raises:
-        TypeError: an argument is neither float32 nor bytes. oneDNN would read its bytes as float32.
+        TypeError: an array has another size in bytes than the spec says, or is of another dtype than float32, bfloat16
+            and uint8. oneDNN would misread its bytes.
     """
-    for argument in arguments:
-        if argument.dtype not in (jnp.float32, jnp.uint8):
-            dtype = argument.dtype
-            raise TypeError(f"{propagation} of {spec} has an argument of {dtype}; oneDNN is used for float32 alone")
     key = f"{propagation} {spec}"
     if key not in _operations:
         _operations[key] = spec.operation(propagation)
+    _operations[key].check(key, [*arguments, *results])
     # XLA aligns scratch to less than a page. One page more leaves room to round its address up.
     scratch = jax.ShapeDtypeStruct((_operations[key].scratch_bytes + _PAGE,), jnp.uint8)
     return ffi.call(_TARGET, key, [*results, scratch], *arguments)[:-1]

@@ -1,7 +1,8 @@
 """Convolution, dense layer and pooling on one device, described by shapes.
 
-Arrays are float32, in the layout of XLA and flax.linen: images channels-last, kernels (*kernel, in, out). In the names
-of buffers, "y_gradient" is the gradient of the loss with respect to y, and so on.
+Arrays have the layout of XLA and flax.linen: images channels-last, kernels (*kernel, in, out). `dtype` is that of x, y
+and their gradients, "float32" or "bfloat16". Parameters and their gradients are float32, and an operation converts them.
+In the names of buffers, "y_gradient" is the gradient of the loss with respect to y, and so on.
 """
 
 from collections.abc import Sequence
@@ -33,6 +34,11 @@ from jaxconv.ops.onednn.library import (
 from jaxconv.ops.onednn.operations import Operation, call
 
 
+def takes(x: Array, *parameters: Array) -> bool:
+    """Return whether the operations below are for arrays of these dtypes."""
+    return x.dtype in (jnp.float32, jnp.bfloat16) and all(array.dtype == jnp.float32 for array in parameters)
+
+
 class Convolution(NamedTuple):
     """A convolution with bias, and its gradients."""
 
@@ -46,6 +52,7 @@ class Convolution(NamedTuple):
     """Stride in each spatial dimension."""
     padding: tuple[tuple[int, int], ...]
     """Zeros before and after each spatial dimension."""
+    dtype: str = "float32"
 
     def is_fast(self) -> bool:
         """Return whether oneDNN can be used and is fast for the convolution and its gradients on this processor."""
@@ -55,26 +62,27 @@ class Convolution(NamedTuple):
         self, x: Float[Array, "batch *spatial in"], kernel: Float[Array, "*kernel in out"], bias: Float[Array, " out"]
     ) -> Float[Array, "batch *spatial_out out"]:
         """Compute the convolution, and add the bias."""
-        return call("forward", self, [_float32(self.y)], x, kernel, bias)[0]
+        return call("forward", self, [_array(self.y, self.dtype)], x, kernel, bias)[0]
 
     def input_gradient(
         self, y_gradient: Float[Array, "batch *spatial_out out"], kernel: Float[Array, "*kernel in out"]
     ) -> Float[Array, "batch *spatial in"]:
         """Compute the gradient with respect to x from the one with respect to y."""
-        return call("backward_data", self, [_float32(self.x)], y_gradient, kernel)[0]
+        return call("backward_data", self, [_array(self.x, self.dtype)], y_gradient, kernel)[0]
 
     def parameter_gradients(
         self, x: Float[Array, "batch *spatial in"], y_gradient: Float[Array, "batch *spatial_out out"]
     ) -> tuple[Float[Array, "*kernel in out"], Float[Array, " out"]]:
         """Compute the gradients with respect to kernel and bias from the one with respect to y."""
-        results = [_float32(self.kernel), _float32(self.kernel[-1:])]
+        results = [_array(self.kernel), _array(self.kernel[-1:])]
         kernel_gradient, bias_gradient = call("backward_weights", self, results, x, y_gradient)
         return kernel_gradient, bias_gradient
 
     def primitive_descriptor(self, propagation: Propagation) -> PrimitiveDescriptor:
         """Describe the primitive. It chooses the layout of the kernel, or of its gradient, that is fastest."""
-        x, y, bias = _images(self.x), _images(self.y), memory_descriptor(self.kernel[-1:], [0])
-        kernel = library.memory_descriptor_of_any_layout(self.kernel, _kernel_axes(self.kernel))
+        x, y, bias = self._arrays()
+        dtype = "float32" if propagation == "backward_weights" else self.dtype
+        kernel = library.memory_descriptor_of_any_layout(self.kernel, _kernel_axes(self.kernel), dtype)
         arrays = [x, kernel, y] if propagation == "backward_data" else [x, kernel, bias, y]
         low, high = zip(*self.padding, strict=True)
         dilations = [0] * len(low)  # oneDNN counts the elements left out between two taps
@@ -88,9 +96,9 @@ class Convolution(NamedTuple):
         )
 
     def operation(self, propagation: Propagation) -> Operation:
-        """Make the operation: the primitive, and a reorder of the kernel from or to XLA's layout."""
+        """Make the operation: the primitive, and a reorder of the kernel from or to XLA's layout and float32."""
         primitive = self.primitive_descriptor(propagation)
-        x, y, bias = _images(self.x), _images(self.y), memory_descriptor(self.kernel[-1:], [0])
+        x, y, bias = self._arrays()
         kernel = memory_descriptor(self.kernel, _kernel_axes(self.kernel))
         if propagation == "forward":
             operation = Operation(arguments={"x": x, "kernel": kernel, "bias": bias}, results={"y": y})
@@ -119,60 +127,91 @@ class Convolution(NamedTuple):
             operation.add_reorder("reordered_kernel_gradient", "kernel_gradient")
         return operation
 
+    def _arrays(self) -> tuple[MemoryDescriptor, MemoryDescriptor, MemoryDescriptor]:
+        return _images(self.x, self.dtype), _images(self.y, self.dtype), memory_descriptor(self.kernel[-1:], [0])
+
 
 class Dense(NamedTuple):
-    """A dense layer, and its gradients with respect to kernel and bias.
-
-    XLA computes the gradient with respect to x faster than oneDNN.
-    """
+    """A dense layer, and its gradients."""
 
     rows: int
     inputs: int
     units: int
+    dtype: str = "float32"
 
     def is_fast(self) -> bool:
-        """Return whether oneDNN can be used and is fast for the layer and these gradients on this processor."""
-        return has_fast_primitives(self, "forward", "backward_weights")
+        """Return whether oneDNN can be used and is fast for the layer and its gradients on this processor."""
+        return has_fast_primitives(self, "forward", "backward_data", "backward_weights")
 
     def forward(
         self, x: Float[Array, "rows inputs"], kernel: Float[Array, "inputs units"], bias: Float[Array, " units"]
     ) -> Float[Array, "rows units"]:
         """Compute the product of x and kernel, and add the bias."""
-        return call("forward", self, [_float32((self.rows, self.units))], x, kernel, bias)[0]
+        return call("forward", self, [_array((self.rows, self.units), self.dtype)], x, kernel, bias)[0]
+
+    def input_gradient(
+        self, y_gradient: Float[Array, "rows units"], kernel: Float[Array, "inputs units"]
+    ) -> Float[Array, "rows inputs"]:
+        """Compute the gradient with respect to x from the one with respect to y. In float32, XLA is faster."""
+        return call("backward_data", self, [_array((self.rows, self.inputs), self.dtype)], y_gradient, kernel)[0]
 
     def parameter_gradients(
         self, x: Float[Array, "rows inputs"], y_gradient: Float[Array, "rows units"]
     ) -> tuple[Float[Array, "inputs units"], Float[Array, " units"]]:
         """Compute the gradients with respect to kernel and bias from the one with respect to y."""
-        results = [_float32((self.inputs, self.units)), _float32((self.units,))]
+        results = [_array((self.inputs, self.units)), _array((self.units,))]
         kernel_gradient, bias_gradient = call("backward_weights", self, results, x, y_gradient)
         return kernel_gradient, bias_gradient
 
     def _arrays(self) -> tuple[MemoryDescriptor, MemoryDescriptor, MemoryDescriptor, MemoryDescriptor]:
-        x = memory_descriptor((self.rows, self.inputs), [0, 1])
+        x = memory_descriptor((self.rows, self.inputs), [0, 1], self.dtype)
         kernel = memory_descriptor((self.inputs, self.units), [1, 0])
         bias = memory_descriptor((self.units,), [0])
-        y = memory_descriptor((self.rows, self.units), [0, 1])
+        y = memory_descriptor((self.rows, self.units), [0, 1], self.dtype)
         return x, kernel, bias, y
 
     def primitive_descriptor(self, propagation: Propagation) -> PrimitiveDescriptor:
-        """Describe the primitive."""
-        forward = _forward_descriptor(self, propagation)
-        return library.primitive_descriptor("inner_product", propagation, None, *self._arrays(), forward=forward)
+        """Describe the primitive. In bfloat16, it chooses the layout of the kernel that is fastest."""
+        x, kernel, bias, y = self._arrays()
+        if self.dtype == "bfloat16":
+            dtype = "float32" if propagation == "backward_weights" else self.dtype
+            kernel = library.memory_descriptor_of_any_layout((self.inputs, self.units), [1, 0], dtype)
+        return library.primitive_descriptor(
+            "inner_product",
+            propagation,
+            None,
+            *([x, kernel, y] if propagation == "backward_data" else [x, kernel, bias, y]),
+            forward=_forward_descriptor(self, propagation),
+        )
 
     def operation(self, propagation: Propagation) -> Operation:
-        """Make the operation, which is the primitive alone."""
+        """Make the operation: the primitive, and in bfloat16 a reorder of the kernel from or to float32."""
         primitive = self.primitive_descriptor(propagation)
         x, kernel, bias, y = self._arrays()
-        if propagation == "forward":
-            operation = Operation(arguments={"x": x, "kernel": kernel, "bias": bias}, results={"y": y})
-            names = {SRC: "x", WEIGHTS: "kernel", BIAS: "bias", DST: "y"}
-        else:
+        reorders = self.dtype == "bfloat16"
+        if propagation == "backward_weights":
             operation = Operation(
                 arguments={"x": x, "y_gradient": y}, results={"kernel_gradient": kernel, "bias_gradient": bias}
             )
-            names = {SRC: "x", DIFF_DST: "y_gradient", DIFF_WEIGHTS: "kernel_gradient", DIFF_BIAS: "bias_gradient"}
-        operation.add_primitive(primitive, names)
+            name = "reordered_kernel_gradient" if reorders else "kernel_gradient"
+            if reorders:
+                operation.add_scratch(name, query_memory_descriptor(primitive, library.QUERY_DIFF_WEIGHTS))
+            names = {SRC: "x", DIFF_DST: "y_gradient", DIFF_WEIGHTS: name, DIFF_BIAS: "bias_gradient"}
+            operation.add_primitive(primitive, names)
+            if reorders:
+                operation.add_reorder(name, "kernel_gradient")
+            return operation
+        if propagation == "forward":
+            operation = Operation(arguments={"x": x, "kernel": kernel, "bias": bias}, results={"y": y})
+            names = {SRC: "x", BIAS: "bias", DST: "y"}
+        else:
+            operation = Operation(arguments={"y_gradient": y, "kernel": kernel}, results={"x_gradient": x})
+            names = {DIFF_DST: "y_gradient", DIFF_SRC: "x_gradient"}
+        name = "reordered_kernel" if reorders else "kernel"
+        if reorders:
+            operation.add_scratch(name, query_memory_descriptor(primitive, library.QUERY_WEIGHTS))
+            operation.add_reorder("kernel", name)
+        operation.add_primitive(primitive, names | {WEIGHTS: name})
         return operation
 
 
@@ -188,6 +227,7 @@ class Pooling(NamedTuple):
     """Stride in each spatial dimension."""
     padding: tuple[tuple[int, int], ...]
     """Padding before and after each spatial dimension."""
+    dtype: str = "float32"
 
     def is_fast(self) -> bool:
         """Return whether oneDNN can be used and is fast for the pooling and its gradient on this processor."""
@@ -203,9 +243,9 @@ class Pooling(NamedTuple):
             and None.
         """
         if self.kind == "average":
-            return call("forward", self, [_float32(self._y())], x)[0], None
+            return call("forward", self, [_array(self._y(), self.dtype)], x)[0], None
         workspace = jax.ShapeDtypeStruct((library.num_bytes(self._workspace()),), jnp.uint8)
-        y, workspace = call("forward", self, [_float32(self._y()), workspace], x)
+        y, workspace = call("forward", self, [_array(self._y(), self.dtype), workspace], x)
         return y, workspace
 
     def input_gradient(
@@ -216,7 +256,7 @@ class Pooling(NamedTuple):
         The first maximum of a window gets the gradient of the window. The elements of an average get equal shares.
         """
         arguments = [y_gradient] if workspace is None else [y_gradient, workspace]
-        return call("backward", self, [_float32(self.x)], *arguments)[0]
+        return call("backward", self, [_array(self.x, self.dtype)], *arguments)[0]
 
     def _y(self) -> tuple[int, ...]:
         sizes = zip(self.x[1:-1], self.window, self.strides, self.padding, strict=True)
@@ -234,8 +274,8 @@ class Pooling(NamedTuple):
             "pooling",
             propagation,
             library.MAX_POOLING if self.kind == "max" else library.AVERAGE_POOLING,
-            _images(self.x),
-            _images(self._y()),
+            _images(self.x, self.dtype),
+            _images(self._y(), self.dtype),
             *map(integers, (self.strides, self.window, dilations, low, high)),
             forward=_forward_descriptor(self, propagation),
         )
@@ -243,7 +283,7 @@ class Pooling(NamedTuple):
     def operation(self, propagation: Propagation) -> Operation:
         """Make the operation, which is the primitive alone."""
         primitive = self.primitive_descriptor(propagation)
-        x, y = _images(self.x), _images(self._y())
+        x, y = _images(self.x, self.dtype), _images(self._y(), self.dtype)
         workspace = {"workspace": self._workspace()} if self.kind == "max" else {}
         if propagation == "forward":
             operation = Operation(arguments={"x": x}, results={"y": y, **workspace})
@@ -257,13 +297,13 @@ class Pooling(NamedTuple):
         return operation
 
 
-def _float32(shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(shape, jnp.float32)
+def _array(shape: tuple[int, ...], dtype: str = "float32") -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, jnp.dtype(dtype))
 
 
-def _images(shape: Sequence[int]) -> MemoryDescriptor:
+def _images(shape: Sequence[int], dtype: str) -> MemoryDescriptor:
     """Describe images of shape (batch, *spatial, channels)."""
-    return memory_descriptor(shape, [0, len(shape) - 1, *range(1, len(shape) - 1)])
+    return memory_descriptor(shape, [0, len(shape) - 1, *range(1, len(shape) - 1)], dtype)
 
 
 def _kernel_axes(shape: Sequence[int]) -> list[int]:
