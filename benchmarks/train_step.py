@@ -3,8 +3,8 @@
 python -m benchmarks.train_step [--nets=lenet,cifar_deep] [--peers=flax,torch] [--batch_size=128] [--rounds=5]
     [--json=FILE]
 
-Each peer is shown as people run it and, as NAME+allocator, with the memory allocator set as ours. Those with bfloat16 are
-compared with ours with bfloat16. The peers come with pip install -e ".[benchmarks]".
+Each peer is shown as people run it and, as NAME+allocator, with the memory allocator set as ours. Peers with bfloat16
+are compared with ours with bfloat16. They come with pip install -e ".[benchmarks]".
 """
 
 import statistics

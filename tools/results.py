@@ -109,7 +109,7 @@ def _without(title: str, lines: list[dict[str, str]]) -> list[dict[str, str]]:
 
 
 def speed_table(benchmark: pathlib.Path) -> str:
-    """Images per second of a training step as `benchmarks.train_step` wrote them, a column for each net, in Markdown."""
+    """Images per second of a step as `benchmarks.train_step` wrote them, a column for each net, in Markdown."""
     columns = {}
     for net, result in json.loads(benchmark.read_text())["nets"].items():
         columns[net] = {

@@ -45,7 +45,8 @@ def by_onednn(
 
 
 def _describe(x: Array, kernel: Array) -> onednn.Dense:
-    return onednn.Dense(len(x), *kernel.shape, x.dtype.name)
+    inputs, units = kernel.shape
+    return onednn.Dense(len(x), inputs, units, x.dtype.name)
 
 
 @jax.custom_vjp

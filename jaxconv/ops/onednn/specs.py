@@ -1,8 +1,8 @@
 """Convolution, dense layer and pooling on one device, described by shapes.
 
 Arrays have the layout of XLA and flax.linen: images channels-last, kernels (*kernel, in, out). `dtype` is that of x, y
-and their gradients, "float32" or "bfloat16". Parameters and their gradients are float32, and an operation converts them.
-In the names of buffers, "y_gradient" is the gradient of the loss with respect to y, and so on.
+and their gradients, "float32" or "bfloat16". Parameters and their gradients are float32: an operation converts them. In
+the names of buffers, "y_gradient" is the gradient of the loss with respect to y, and so on.
 """
 
 from collections.abc import Sequence
