@@ -119,6 +119,18 @@ FIELDS: dict[str, Field] = {
         "CPU with AVX512-BF16 or AMX; parameters, batch statistics and loss stay float32",
         _one_of("float32", "bfloat16"),
     ),
+    "matmul_precision": Field(
+        "default",
+        "least precision of products and convolutions of float32 on an accelerator: "
+        '"default" the fastest (TensorFloat-32 on recent NVIDIA GPUs, bfloat16 on TPUs), "tensorfloat32" or "float32"; '
+        "a CPU computes in float32",
+        _one_of("default", "tensorfloat32", "float32"),
+    ),
+    "deterministic": Field(
+        True,
+        "on a GPU, use only operations that give the same bits each time, which an exact resume needs; "
+        "XLA then does not try which of its kernels is the fastest",
+    ),
     "checkpoint_every_steps": Field(
         0, "steps between checkpoints, besides the one after each epoch; 0: none besides", _NOT_NEGATIVE
     ),

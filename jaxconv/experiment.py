@@ -93,6 +93,8 @@ def start_jax(config: Config) -> None:
     """
     devices.share_cores_with_xla()
     devices.keep_compiled_programs()
+    precision = None if config.matmul_precision == "default" else config.matmul_precision
+    jax.config.update("jax_default_matmul_precision", precision)
     has_convolutions = bool(registry.resolve(config.model).filters)
     wants_onednn = has_convolutions and config.ops in ("auto", "onednn") and onednn.is_installed()
 
@@ -204,11 +206,17 @@ def compile_steps(
         "weight": jax.ShapeDtypeStruct((config.batch_size,), "float32", sharding=split),
     }
     train_step = jax.jit(make_train_step(config, class_weights), donate_argnums=0, out_shardings=whole)
+    options = compiler_options(config, mesh.devices.flat[0].platform) or None
     with jax.set_mesh(mesh):  # for the operations that divide themselves among its devices
         return (
-            train_step.lower(state, batch).compile(),
-            jax.jit(eval_step, out_shardings=whole).lower(state, batch, state.epoch_sums).compile(),
+            train_step.lower(state, batch).compile(options),
+            jax.jit(eval_step, out_shardings=whole).lower(state, batch, state.epoch_sums).compile(options),
         )
+
+
+def compiler_options(config: Config, platform: str) -> dict[str, str | bool]:
+    """Return the options of XLA for the steps on a platform, such as "gpu"."""
+    return {"xla_gpu_deterministic_ops": True} if platform == "gpu" and config.deterministic else {}
 
 
 class Evaluation(NamedTuple):

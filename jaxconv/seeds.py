@@ -15,8 +15,6 @@ CUDA_VISIBLE_DEVICES names several GPUs, each run gets config.num_devices of the
 number. All share the cores. With other cores or devices, a run agrees to rounding, not bit for bit.
 """
 
-import importlib.metadata
-import importlib.util
 import os
 import pathlib
 import subprocess
@@ -29,7 +27,7 @@ from absl import flags
 from jaxconv import cli
 from jaxconv.config import Config, validate
 from jaxconv.errors import ConfigError, UserError
-from jaxconv.platform import children, cluster, supervisor
+from jaxconv.platform import accelerators, children, cluster, supervisor
 from jaxconv.platform.limits import cores
 from jaxconv.runs import interrupt
 
@@ -108,7 +106,7 @@ def places(config: Config, num_seeds: int, at_once: int | None = None) -> list[d
         What the environment of each of those side by side holds.
     """
     gpus = []
-    if _may_have_accelerator():
+    if accelerators.may_be_here():
         gpus = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
         wanted = len(gpus) // (config.num_devices or 1)
     else:
@@ -118,13 +116,6 @@ def places(config: Config, num_seeds: int, at_once: int | None = None) -> list[d
     if count == 1 or share == 0:
         return [{}] * count
     return [{"CUDA_VISIBLE_DEVICES": ",".join(gpus[n * share : (n + 1) * share])} for n in range(count)]
-
-
-def _may_have_accelerator() -> bool:
-    """Return whether JAX may find more than the CPU. To ask it would start it, and take the memory of a GPU."""
-    if os.environ.get("JAX_PLATFORMS") == "cpu":
-        return False
-    return bool(importlib.metadata.entry_points(group="jax_plugins") or importlib.util.find_spec("libtpu"))
 
 
 def train(

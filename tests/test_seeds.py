@@ -11,6 +11,7 @@ import pytest
 
 from jaxconv import seeds
 from jaxconv.config import default_config
+from jaxconv.platform import accelerators
 from tests.conftest import launch, read, start, wait_for_step
 
 LENET = "--config=configs/lenet.py"
@@ -200,7 +201,7 @@ def test_side_by_side_on_a_cpu(monkeypatch, cores, num_seeds, at_once, side_by_s
     ],
 )
 def test_side_by_side_on_gpus(monkeypatch, visible, num_devices, at_once, shares):
-    monkeypatch.setattr(seeds, "_may_have_accelerator", lambda: True)
+    monkeypatch.setattr(accelerators, "may_be_here", lambda: True)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if visible:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)

@@ -5,7 +5,7 @@ import os
 import platform
 import sys
 
-from jaxconv.platform import switches
+from jaxconv.platform import accelerators, switches
 
 _TUNABLES = {
     "hugetlb": 1,  # by madvise
@@ -18,8 +18,13 @@ ENVIRONMENT = {"GLIBC_TUNABLES": ":".join(f"glibc.malloc.{name}={value}" for nam
 
 
 def restart_with_huge_pages() -> None:
-    """Start this process once more with `ENVIRONMENT`, unless the user has set it. Call it first of all."""
+    """Start this process once more with `ENVIRONMENT`, unless the user has set it. Call it first of all.
+
+    Where JAX may find an accelerator, nothing happens: its memory is not glibc's.
+    """
     if not switches.is_on("restart") or ENVIRONMENT.keys() & os.environ.keys() or platform.libc_ver()[0] != "glibc":
+        return
+    if accelerators.may_be_here():
         return
     with contextlib.suppress(OSError):  # without it the run is slower, and no less right
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | ENVIRONMENT)

@@ -30,3 +30,29 @@ def test_a_process_restarts_once_with_its_arguments(tmp_path, theirs):
         check=True,
     ).stdout.splitlines()
     assert said == ["started"] * (1 if theirs else 2) + [f"{(theirs or ENVIRONMENT)['GLIBC_TUNABLES']} --a=1 b c"]
+
+
+def test_no_restart_where_jax_may_find_an_accelerator(tmp_path):
+    """A plugin of JAX that is installed, and its platform not turned off."""
+    about = tmp_path / "plugin-1.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Name: plugin\nVersion: 1\n")
+    (about / "entry_points.txt").write_text("[jax_plugins]\nplugin = plugin\n")
+    program = (
+        "import os; from jaxconv.platform import accelerators, allocator; allocator.restart_with_huge_pages(); "
+        "print(accelerators.may_be_here(), 'GLIBC_TUNABLES' in os.environ)"
+    )
+
+    def run(**environment):
+        path = ":".join([str(tmp_path), *sys.path])
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            env={"PATH": "", "PYTHONPATH": path} | environment,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return done.stdout.split()
+
+    assert run() == ["True", "False"]
+    assert run(JAX_PLATFORMS="cpu") == ["False", str(platform.libc_ver()[0] == "glibc")]
