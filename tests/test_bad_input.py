@@ -27,6 +27,10 @@ VALUES = [
     ("batch_size", 0),
     ("batch_size", -1),
     ("batch_size", HUGE),
+    ("accumulate_steps", 0),
+    ("accumulate_steps", -2),
+    ("accumulate_steps", 3),  # does not divide the batch
+    ("accumulate_steps", HUGE),
     ("num_devices", 0),
     ("num_devices", -2),
     ("num_devices", 3),  # does not divide the batch

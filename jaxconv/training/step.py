@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 
 from jaxconv.config import Config
 from jaxconv.models.registry import frozen_layers
+from jaxconv.parallel.sharding import micro_batches
 from jaxconv.training.losses import cross_entropy, mix
 from jaxconv.training.state import Batch, Sums, TrainState
 
@@ -42,20 +43,23 @@ def make_train_step(
             batch = mix(batch, config.mixup, jax.random.fold_in(rng, 1))
         weights = None if class_weights is None else jnp.asarray(class_weights)
 
-        def mean_loss(params: Any) -> tuple[Float[Array, ""], tuple[Sums, Any]]:
+        def mean_loss(params: Any, collections: Any, batch: Batch, rng: jax.Array) -> tuple[Any, tuple[Sums, Any]]:
             logits, collections = state.apply_fn(
-                {"params": params, **state.collections},
+                {"params": params, **collections},
                 batch["image"],
                 train=True,
                 weight=batch["weight"],
                 rngs={"dropout": rng},
-                mutable=list(state.collections),
+                mutable=list(collections),
             )
             loss = cross_entropy(logits, batch, config.label_smoothing, weights)
             # The weights come with the batch: with a count, every device would wait in mid-step for the others.
             return jnp.sum(loss * batch["weight"]), (sums_of(loss, logits, batch), collections)
 
-        grads, (sums, collections) = jax.grad(mean_loss, has_aux=True)(state.params)
+        gradient = jax.grad(mean_loss, has_aux=True)
+        if config.accumulate_steps > 1:
+            gradient = _accumulated(gradient, config.accumulate_steps)
+        grads, (sums, collections) = gradient(state.params, state.collections, batch, rng)
         epoch_sums = state.epoch_sums + sums
         after = state.apply_gradients(grads=grads, collections=dict(collections), epoch_sums=epoch_sums)
         # Weight decay changes parameters without a gradient, too.
@@ -63,6 +67,32 @@ def make_train_step(
         return after.replace(params={**after.params, **kept}), epoch_sums
 
     return train_step
+
+
+def _accumulated(gradient: Callable[..., Any], count: int) -> Callable[..., Any]:
+    """Turn a function that computes gradients, sums and collections of a batch into one that takes `count` parts of it.
+
+    Gradients and sums add up, and the collections, such as the statistics of batch norm, go from one part to the next.
+    """
+
+    def accumulated(params: Any, collections: Any, batch: Batch, rng: jax.Array) -> Any:
+        def add(before: Any, part: tuple[jax.Array, Batch]) -> tuple[Any, None]:
+            grads, (sums, collections) = before
+            number, micro_batch = part
+            more_grads, (more_sums, collections) = gradient(
+                params,
+                collections,
+                micro_batch,
+                jax.random.fold_in(rng, 2 + number),  # 1 is mixup's
+            )
+            after = jax.tree.map(jnp.add, grads, more_grads), (sums + more_sums, dict(collections))
+            # Batch norm makes NaN of a part that is all padding.
+            return jax.tree.map(lambda new, old: jnp.where(more_sums.examples > 0, new, old), after, before), None
+
+        start = jax.tree.map(jnp.zeros_like, params), (Sums.zero(), dict(collections))
+        return jax.lax.scan(add, start, (jnp.arange(count), micro_batches(batch, count)))[0]
+
+    return accumulated
 
 
 def eval_step(state: TrainState, batch: Batch, sums: Sums) -> tuple[Sums, Float[Array, "batch num_classes"]]:
