@@ -121,6 +121,12 @@ FIELDS: dict[str, Field] = {
     ),
     "stop_on_nan": Field(True, "end the run at the first loss or parameter that is not finite"),
     "report": Field(True, "write report.html at the end of the training"),
+    "ema_decay": Field(
+        0.0,
+        "decay of an exponential moving average of the parameters and batch statistics, with which the net is "
+        "validated, tested and used (arXiv:1512.00567); after n steps, at most (1 + n) / (10 + n); 0: no average",
+        _below(1),
+    ),
     "label_smoothing": Field(0.0, "share of each label that is spread over all classes", _below(1)),
     "mixup": Field(
         0.0,

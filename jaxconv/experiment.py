@@ -150,7 +150,9 @@ def create(
     model = registry.create_model(config.model, num_classes, kernels, frozen_stages=config.freeze_stages)
     schedule = create_schedule(config.optimizer, num_epochs=config.num_epochs, steps_per_epoch=steps_per_epoch)
     optimizer = create_optimizer(config.optimizer, schedule)
-    state = functools.partial(create_state, model, optimizer, image_shape, config.seed)
+    state = functools.partial(
+        create_state, model, optimizer, image_shape, config.seed, keeps_ema=bool(config.ema_decay)
+    )
     memory.check_net(model, state, image_shape, config.batch_size // config.accumulate_steps, mesh)
     return model, schedule, jax.device_put(state(), replicated(mesh))
 

@@ -37,6 +37,9 @@ VALUES = [
     ("num_devices", 16),  # more than there are
     ("num_devices", HUGE),
     ("checkpoint_every_steps", -1),
+    ("ema_decay", -0.1),
+    ("ema_decay", 1.0),
+    ("ema_decay", NAN),
     ("label_smoothing", -0.1),
     ("label_smoothing", 1.0),
     ("label_smoothing", NAN),

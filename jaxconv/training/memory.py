@@ -43,7 +43,7 @@ def check_net(
     on_cpu = device.platform == "cpu"
     copies, shares = (mesh.size, 1) if on_cpu else (1, mesh.size)
     needed = {
-        "parameters": copies * _bytes(state.variables),
+        "parameters": copies * _bytes((state.variables, state.ema)),
         "gradients": copies * _bytes(state.params),
         "optimizer": copies * _bytes(state.opt_state),
         "activations of a batch": (_bytes(images) + _bytes(jax.eval_shape(outputs, state.variables, images))) // shares,

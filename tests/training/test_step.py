@@ -339,6 +339,43 @@ def test_a_part_of_nothing_but_padding_changes_nothing():
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), got, want)
 
 
+# ---- Exponential moving average
+
+
+def test_the_average_is_that_of_numpy():
+    config = default_config()
+    config.ema_decay = 0.3  # reached after 4 steps
+    config.model.filters, config.freeze_stages = ((3,), (4,)), 1
+    model = ConvNet(5, filters=config.model.filters, batch_norm=True, frozen_stages=1)
+    state = create_state(model, optax.sgd(0.5), (6, 6, 2), seed=0, keeps_ema=True)
+    step, expected = jax.jit(make_train_step(config)), jax.tree.map(np.float64, state.variables)
+    frozen = state.variables["params"]["Conv_0"]
+    for number in range(7):
+        state, _ = step(state, random_batch(6, seed=number))
+        kept = min(0.3, (1 + number) / (10 + number))
+        scaled = jax.tree.map(lambda old, kept=kept: kept * old, expected)
+        expected = jax.tree.map(lambda old, new, kept=kept: old + (1 - kept) * new, scaled, state.variables)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), state.ema, expected)
+    assert are_equal(state.ema["params"]["Conv_0"], frozen)
+    assert not are_equal(state.ema["batch_stats"], state.collections)
+
+
+def test_the_average_changes_no_step_and_is_what_is_evaluated():
+    model, batch = ConvNet(5, filters=((3,),), batch_norm=True), random_batch(6)
+    config = default_config()
+    plain, _ = jax.jit(make_train_step(config))(create_state(model, optax.adam(0.1), (6, 6, 2), seed=0), batch)
+    config.ema_decay = 0.9
+    start = create_state(model, optax.adam(0.1), (6, 6, 2), seed=0, keeps_ema=True)
+    state, _ = jax.jit(make_train_step(config))(start, batch)
+    assert are_equal(
+        (state.params, state.collections, state.opt_state), (plain.params, plain.collections, plain.opt_state)
+    )
+    _, probabilities = eval_step(state, batch, Sums.zero())
+    logits = model.apply(state.ema, batch["image"], train=False)
+    np.testing.assert_allclose(probabilities, jax.nn.softmax(logits), rtol=1e-5)
+    assert not np.allclose(probabilities, eval_step(plain, batch, Sums.zero())[1], rtol=1e-3)
+
+
 # ---- Several devices
 
 STEPS = """
