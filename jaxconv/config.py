@@ -127,6 +127,12 @@ FIELDS: dict[str, Field] = {
         "validated, tested and used (arXiv:1512.00567); after n steps, at most (1 + n) / (10 + n); 0: no average",
         _below(1),
     ),
+    "clip_norm": Field(
+        0.0,
+        "largest norm of the gradients of all parameters together; longer ones are scaled to it (arXiv:1211.5063); "
+        "0: any",
+        _NOT_NEGATIVE,
+    ),
     "label_smoothing": Field(0.0, "share of each label that is spread over all classes", _below(1)),
     "mixup": Field(
         0.0,

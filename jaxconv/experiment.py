@@ -149,7 +149,7 @@ def create(
     kernels = dispatch.KERNELS[config.ops]
     model = registry.create_model(config.model, num_classes, kernels, frozen_stages=config.freeze_stages)
     schedule = create_schedule(config.optimizer, num_epochs=config.num_epochs, steps_per_epoch=steps_per_epoch)
-    optimizer = create_optimizer(config.optimizer, schedule)
+    optimizer = create_optimizer(config.optimizer, schedule, clip_norm=config.clip_norm)
     state = functools.partial(
         create_state, model, optimizer, image_shape, config.seed, keeps_ema=bool(config.ema_decay)
     )
