@@ -106,6 +106,9 @@ FIELDS: dict[str, Field] = {
     ),
     "num_epochs": Field(20, "number of passes over the training examples", _between(1, 1_000_000)),
     "batch_size": Field(128, "examples in a step, over all devices together", _SIZE),
+    "accumulate_steps": Field(
+        1, "parts of each batch that a step computes one after the other, to take less memory; 1: all at once", _SIZE
+    ),
     "num_devices": Field(int, "devices to split each batch among; None: all there are", _SIZE),
     "ops": Field(
         "auto",
@@ -136,6 +139,18 @@ FIELDS: dict[str, Field] = {
     ),
     "stop_on_nan": Field(True, "end the run at the first loss or parameter that is not finite"),
     "report": Field(True, "write report.html at the end of the training"),
+    "ema_decay": Field(
+        0.0,
+        "decay of an exponential moving average of the parameters and batch statistics, with which the net is "
+        "validated, tested and used (arXiv:1512.00567); after n steps, at most (1 + n) / (10 + n); 0: no average",
+        _below(1),
+    ),
+    "clip_norm": Field(
+        0.0,
+        "largest norm of the gradients of all parameters together; longer ones are scaled to it (arXiv:1211.5063); "
+        "0: any",
+        _NOT_NEGATIVE,
+    ),
     "label_smoothing": Field(0.0, "share of each label that is spread over all classes", _below(1)),
     "mixup": Field(
         0.0,
@@ -314,10 +329,12 @@ def validate(config: Config) -> None:
         if field.check and not field.check.test(value):
             raise ConfigError(f"config.{key}={value!r} must be {field.check.words}.")
     batch_size, num_devices = values["batch_size"], values["num_devices"]
-    if num_devices and batch_size % num_devices:
+    accumulate_steps = values["accumulate_steps"]
+    if batch_size % (shares := (num_devices or 1) * accumulate_steps):
+        among = [f"config.num_devices={num_devices}"] if num_devices else []
+        among += [f"config.accumulate_steps={accumulate_steps}"] if accumulate_steps > 1 else []
         raise ConfigError(
-            f"config.batch_size={batch_size} does not divide among config.num_devices={num_devices}: "
-            f"make it a multiple of {num_devices}."
+            f"config.batch_size={batch_size} does not divide among {' x '.join(among)}: make it a multiple of {shares}."
         )
 
 

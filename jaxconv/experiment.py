@@ -103,7 +103,8 @@ def start_jax(config: Config) -> None:
 
     def split(most: int) -> None:
         """Split the CPU of each process: into as many devices as asked for, or up to `most` that divide the batch."""
-        count = config.num_devices or processes * devices.largest_divisor(config.batch_size // processes, most)
+        share = config.batch_size // config.accumulate_steps // processes
+        count = config.num_devices or processes * devices.largest_divisor(share, most)
         devices.split_cpu(max(1, count // processes))
 
     split(cores() if has_convolutions and not wants_onednn else 1)
@@ -152,9 +153,11 @@ def create(
         config.model, num_classes, kernels, frozen_stages=config.freeze_stages, dtype=config.compute_dtype
     )
     schedule = create_schedule(config.optimizer, num_epochs=config.num_epochs, steps_per_epoch=steps_per_epoch)
-    optimizer = create_optimizer(config.optimizer, schedule)
-    state = functools.partial(create_state, model, optimizer, image_shape, config.seed)
-    memory.check_net(model, state, image_shape, config.batch_size, mesh)
+    optimizer = create_optimizer(config.optimizer, schedule, clip_norm=config.clip_norm)
+    state = functools.partial(
+        create_state, model, optimizer, image_shape, config.seed, keeps_ema=bool(config.ema_decay)
+    )
+    memory.check_net(model, state, image_shape, config.batch_size // config.accumulate_steps, mesh)
     return model, schedule, jax.device_put(state(), replicated(mesh))
 
 
@@ -164,7 +167,7 @@ def set_up(config: Config) -> Experiment:
     Raises:
         UserError: they cannot be made as the config asks.
     """
-    mesh = make_mesh(config.num_devices, config.batch_size)
+    mesh = make_mesh(config.num_devices, config.batch_size, config.accumulate_steps)
     source = sources.open_source(config.data)
     source.check_split(config.data.test)  # it is opened at the end; a slip must not wait for that
     train = source.load(config.data.train)

@@ -27,12 +27,22 @@ VALUES = [
     ("batch_size", 0),
     ("batch_size", -1),
     ("batch_size", HUGE),
+    ("accumulate_steps", 0),
+    ("accumulate_steps", -2),
+    ("accumulate_steps", 3),  # does not divide the batch
+    ("accumulate_steps", HUGE),
     ("num_devices", 0),
     ("num_devices", -2),
     ("num_devices", 3),  # does not divide the batch
     ("num_devices", 16),  # more than there are
     ("num_devices", HUGE),
     ("checkpoint_every_steps", -1),
+    ("ema_decay", -0.1),
+    ("ema_decay", 1.0),
+    ("ema_decay", NAN),
+    ("clip_norm", -0.1),
+    ("clip_norm", NAN),
+    ("clip_norm", INF),
     ("label_smoothing", -0.1),
     ("label_smoothing", 1.0),
     ("label_smoothing", NAN),

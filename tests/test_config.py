@@ -89,7 +89,16 @@ def test_a_whole_number_is_a_float():
         (lambda tree: tree["model"].update(filters=([4],)), r"config.model.filters=\(\[4\],\) must be a tuple of st"),
         (lambda tree: tree["model"].update(dense=(True,)), r"config.model.dense=\(True,\) must be a tuple of numbers"),
         (lambda tree: tree.update(ops="mkl"), "config.ops='mkl' must be one of auto, stock, xla, onednn."),
-        (lambda tree: tree.update(num_devices=3), "config.batch_size=128 does not divide among config.num_devices=3"),
+        (lambda tree: tree.update(num_devices=3), "config.batch_size=128 does not divide among config.num_devices=3: "),
+        (
+            lambda tree: tree.update(accumulate_steps=3),
+            "config.batch_size=128 does not divide among config.accumulate_steps=3: make it a multiple of 3.",
+        ),
+        (
+            lambda tree: tree.update(accumulate_steps=64, num_devices=4),
+            "config.batch_size=128 does not divide among config.num_devices=4 x config.accumulate_steps=64: make it a "
+            "multiple of 256.",
+        ),
     ],
 )
 @pytest.mark.parametrize("make", [ConfigDict, dict])

@@ -161,6 +161,48 @@ def test_a_run_that_goes_on_stops_early_where_it_would_have(stops_early, tmp_pat
     assert read(tmp_path / "run") == whole
 
 
+# ---- Average
+
+
+def resumed(config, workdir, *, without):
+    """Take the result and the last checkpoints of a finished run away, as a kill would have, and train on."""
+    (workdir / "summary.json").unlink()
+    for step in without:
+        shutil.rmtree(workdir / "checkpoints" / str(step))
+    return train(config, workdir)
+
+
+def test_a_run_with_an_average(tiny, tmp_path, capsys):
+    """A kill changes nothing, and all that reads the net takes the average."""
+    tiny.model.batch_norm, tiny.checkpoint_every_steps, tiny.ema_decay = True, 8, 0.9
+    summary = train(tiny, tmp_path / "run")
+    setup = experiment.set_up(experiment.resolve(tiny))
+    state, _ = checkpoint.restore(tmp_path / "run", 22, setup.state)
+    assert summary["params_sha256"] == checkpoint.sha256(state.params)
+
+    whole = read(tmp_path / "run")
+    capsys.readouterr()
+    resumed(tiny, tmp_path / "run", without=[22])
+    assert "Resumed at step 16 of 22." in capsys.readouterr().err
+    assert read(tmp_path / "run") == whole
+
+    state, _ = checkpoint.restore(tmp_path / "run", summary["best_epoch"] * 11, setup.state)
+    average, _ = checkpoint.restore_best_variables(tmp_path / "run")
+    jax.tree.map(np.testing.assert_array_equal, average, state.ema)
+    assert checkpoint.sha256(average["params"]) != checkpoint.sha256(state.params)
+    with np.load(tmp_path / "run" / "predictions.npz") as predictions:
+        images = setup.source.load("test").images
+        logits = setup.model.apply(average, setup.signature.normalize(images), train=False)
+        np.testing.assert_allclose(predictions["probabilities"], jax.nn.softmax(logits), rtol=1e-4, atol=1e-6)
+    evaluated = evaluate(tiny, tmp_path / "run")
+    assert (evaluated["test_loss"], evaluated["val_accuracy"]) == (summary["test_loss"], summary["val_accuracy"])
+
+    tiny.init_from, tiny.optimizer.learning_rate = str(tmp_path / "run"), 1e-30
+    train(tiny, tmp_path / "next")
+    taken, _ = checkpoint.restore_best_variables(tmp_path / "next")
+    jax.tree.map(np.testing.assert_array_equal, taken["params"], average["params"])
+
+
 # ---- Start from another run
 
 

@@ -12,13 +12,13 @@ from jaxconv.errors import ConfigError
 from jaxconv.parallel.sharding import split_by_example
 
 
-def make_mesh(num_devices: int | None, batch_size: int) -> Mesh:
+def make_mesh(num_devices: int | None, batch_size: int, accumulate_steps: int = 1) -> Mesh:
     """Make a mesh over `num_devices` devices, or over all, for batches of `batch_size` examples.
 
     Each of several processes has the same number of them, in the order of the processes.
 
     Raises:
-        ConfigError: there are fewer devices, or the batch does not divide among them.
+        ConfigError: there are fewer devices, or the batch, in `accumulate_steps` parts, does not divide among them.
     """
     processes = jax.process_count()
     devices = jax.devices()
@@ -27,10 +27,11 @@ def make_mesh(num_devices: int | None, batch_size: int) -> Mesh:
         raise ConfigError(
             f"config.num_devices={count}, but there are {len(devices)} {devices[0].platform} devices: ask for fewer."
         )
-    if batch_size % count:
+    if batch_size % (shares := count * accumulate_steps):
+        parts = f" x config.accumulate_steps={accumulate_steps}" if accumulate_steps > 1 else ""
         raise ConfigError(
-            f"config.batch_size={batch_size} does not divide among {count} devices: "
-            f"make it a multiple of {count}, or set config.num_devices."
+            f"config.batch_size={batch_size} does not divide among {count} devices{parts}: "
+            f"make it a multiple of {shares}, or set config.num_devices."
         )
     if processes > 1:
         return Mesh(np.array(_from_each(devices, processes, count)), ("data",), axis_types=(AxisType.Auto,))

@@ -27,6 +27,25 @@ def on_each_device(
     return jax.shard_map(local, in_specs=arguments, out_specs=result, check_vma=False)
 
 
+def micro_batches(batch: Any, count: int) -> Any:
+    """Cut a batch into `count` parts: part i has the rows i, i + count, and so on.
+
+    Each part has a share of every device, so that no data moves between devices, and of the padding at the end.
+
+    Args:
+        batch: a tree of arrays (batch, ...), split along their first axis.
+        count: the number of parts. It divides the number of rows on each device.
+
+    Returns:
+        The tree with arrays (count, batch / count, ...), split along their second axis.
+    """
+
+    def deal(own: Any) -> Any:
+        return jax.tree.map(lambda rows: rows.reshape(-1, count, *rows.shape[1:]).swapaxes(0, 1), own)
+
+    return on_each_device(deal, (SPLIT,), PartitionSpec(None, "data"))(batch)
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
     """Return the sharding of arrays that every device holds whole."""
     return NamedSharding(mesh, WHOLE)

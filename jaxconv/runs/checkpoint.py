@@ -11,7 +11,7 @@ import hashlib
 import json
 import pathlib
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -29,9 +29,6 @@ SCHEMA = 3
 
 Progress = dict[str, Any]
 """The rest of a checkpoint, as JSON: history (a list of epochs), seconds spent, and versions used."""
-
-_VARIABLES = ("params", "collections")
-"""The arrays that make up the variables of the net."""
 
 _READ_ATTEMPTS = 20
 """How often a reader starts again when a training changes the checkpoints meanwhile."""
@@ -113,7 +110,7 @@ def save(checkpoints: Checkpoints, state: TrainState, progress: Progress) -> Non
     progress = copy.deepcopy(progress) | {
         "schema": SCHEMA,
         "arrays_sha256": sha256(arrays),
-        "variables_sha256": sha256({key: arrays[key] for key in _VARIABLES}),
+        "variables_sha256": sha256({key: arrays[key] for key in _readable(arrays)}),
     }
     try:
         checkpoints.manager.save(
@@ -127,6 +124,11 @@ def save(checkpoints: Checkpoints, state: TrainState, progress: Progress) -> Non
         raise
     except _WRITE_ERRORS as error:
         raise _cannot_write(checkpoints, state, error) from None
+
+
+def _readable(arrays: Collection[str]) -> tuple[str, ...]:
+    """Return which of the arrays of a checkpoint make up the net: the average of the variables, or the variables."""
+    return ("ema",) if "ema" in arrays else ("params", "collections")
 
 
 def wait(checkpoints: Checkpoints, state: TrainState) -> None:
@@ -339,7 +341,7 @@ def restore(workdir: pathlib.Path, step: int, state: TrainState) -> tuple[TrainS
 
 
 def restore_variables(workdir: pathlib.Path, step: int) -> tuple[dict[str, Any], Progress]:
-    """Restore the variables of the net and the progress of a step, without net and optimizer.
+    """Restore the variables of the net, or their average, and the progress of a step, without net and optimizer.
 
     Returns:
         The variables as NumPy arrays, {"params": ..., the other collections}, and the progress.
@@ -354,14 +356,14 @@ def restore_variables(workdir: pathlib.Path, step: int) -> tuple[dict[str, Any],
     handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
     with ocp.Checkpointer(handler, multiprocessing_options=alone) as reader:
         tree = reader.metadata(there / "state").item_metadata.tree
-        wanted = {key: tree[key] for key in _VARIABLES}
+        wanted = {key: tree[key] for key in _readable(tree)}
         as_numpy = jax.tree.map(lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
         args = ocp.args.PyTreeRestore(item=wanted, restore_args=as_numpy, partial_restore=True)
         arrays = reader.restore(there / "state", args=args)
     # Checkpoints of schema 3 were written without this digest at first.
     if "variables_sha256" in digests and sha256(arrays) != digests["variables_sha256"]:
         raise ValueError("the variables differ from their digest")
-    return {"params": arrays["params"], **arrays["collections"]}, progress
+    return arrays["ema"] if "ema" in arrays else {"params": arrays["params"], **arrays["collections"]}, progress
 
 
 def _read_progress(there: epath.Path) -> tuple[Progress, dict[str, str]]:
@@ -408,4 +410,5 @@ def _arrays(state: TrainState) -> dict[str, Any]:
         "opt_state": state.opt_state,
         "epoch_sums": state.epoch_sums,
         "dropout_rng": state.dropout_rng,
+        **({} if state.ema is None else {"ema": state.ema}),
     }

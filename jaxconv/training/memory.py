@@ -23,7 +23,7 @@ def check_net(
         model: the net.
         create: makes the state before the first step.
         image_shape: (*spatial, channels).
-        batch_size: examples in a step, over all devices.
+        batch_size: examples that the step computes at a time, over all devices.
         mesh: the devices; those of a CPU share its memory.
 
     Raises:
@@ -43,7 +43,7 @@ def check_net(
     on_cpu = device.platform == "cpu"
     copies, shares = (mesh.size, 1) if on_cpu else (1, mesh.size)
     needed = {
-        "parameters": copies * _bytes(state.variables),
+        "parameters": copies * _bytes((state.variables, state.ema)),
         "gradients": copies * _bytes(state.params),
         "optimizer": copies * _bytes(state.opt_state),
         "activations of a batch": (_bytes(images) + _bytes(jax.eval_shape(outputs, state.variables, images))) // shares,
@@ -53,8 +53,8 @@ def check_net(
         parts = ", ".join(f"{name} {limits.gigabytes(count)}" for name, count in needed.items())
         raise ConfigError(
             f"A step of training needs at least {limits.gigabytes(sum(needed.values()))} of memory ({parts}), and "
-            f"{limits.gigabytes(free)} are free: make config.batch_size smaller, or config.model.filters, kernel_size "
-            "or dense."
+            f"{limits.gigabytes(free)} are free: make config.batch_size smaller, config.accumulate_steps larger, or "
+            "config.model.filters, kernel_size or dense smaller."
         )
 
 

@@ -38,15 +38,23 @@ def create_schedule(config: Config, *, num_epochs: int, steps_per_epoch: int) ->
     return optax.join_schedules([warmup, decay], [warmup_steps])
 
 
-def create_optimizer(config: Config, schedule: optax.Schedule) -> optax.GradientTransformation:
+def create_optimizer(
+    config: Config, schedule: optax.Schedule, *, clip_norm: float = 0.0
+) -> optax.GradientTransformation:
     """Create the optimizer, with decoupled weight decay (arXiv:1711.05101) on kernels and not on biases.
+
+    Args:
+        config: config.optimizer.
+        schedule: the learning rate as a function of the step.
+        clip_norm: the largest global norm of the gradients (arXiv:1211.5063). 0: any.
 
     Raises:
         ConfigError: the optimizer is not known.
     """
     update = choose("optimizer.name", config.name, OPTIMIZERS)(config)
     decay = optax.add_decayed_weights(config.weight_decay, mask=_kernels) if config.weight_decay else optax.identity()
-    return optax.chain(update, decay, optax.scale_by_learning_rate(schedule))
+    clip = [optax.clip_by_global_norm(clip_norm)] if clip_norm else []  # else the state has no place for it
+    return optax.chain(*clip, update, decay, optax.scale_by_learning_rate(schedule))
 
 
 def _kernels(params: Any) -> Any:

@@ -51,15 +51,27 @@ class TrainState(train_state.TrainState):
     """Sums over the epoch so far. They are in the state so that a run resumed in mid-epoch reports the whole epoch."""
     dropout_rng: jax.Array
     """Key data (uint32) of the run. Each step folds its number in."""
+    ema: dict[str, Any] | None = None
+    """The exponential moving average of `variables`. None: the run keeps none."""
 
     @property
     def variables(self) -> dict[str, Any]:
-        """What the net is applied to."""
+        """What a step of training applies the net to."""
         return {"params": self.params, **self.collections}
+
+    @property
+    def eval_variables(self) -> dict[str, Any]:
+        """What all others apply the net to: the average, where there is one."""
+        return self.variables if self.ema is None else self.ema
 
 
 def create_state(
-    model: Any, optimizer: optax.GradientTransformation, image_shape: tuple[int, ...], seed: int
+    model: Any,
+    optimizer: optax.GradientTransformation,
+    image_shape: tuple[int, ...],
+    seed: int,
+    *,
+    keeps_ema: bool = False,
 ) -> TrainState:
     """Create the state before the first step.
 
@@ -68,6 +80,7 @@ def create_state(
         optimizer: the optimizer.
         image_shape: (*spatial, channels).
         seed: seed of the initial parameters and of dropout.
+        keeps_ema: whether the state has an exponential moving average of the variables.
     """
 
     @jax.jit  # without jit, each small operation compiles by itself, which takes seconds
@@ -82,6 +95,7 @@ def create_state(
             collections=variables,
             epoch_sums=Sums.zero(),
             dropout_rng=jax.random.key_data(dropout_rng),
+            ema={"params": params, **variables} if keeps_ema else None,
         ).replace(step=jnp.zeros((), jnp.int32))
 
     return create()
@@ -95,15 +109,16 @@ def take_layers(state: TrainState, variables: dict[str, Any]) -> tuple[TrainStat
         variables: the variables of the other net.
 
     Returns:
-        The state, and the names of the layers that are still its own.
+        The state, whose average starts from them, too, and the names of the layers that are still its own.
     """
     own = [layer for layer in state.params if _shapes(state.variables, layer) != _shapes(variables, layer)]
     merged = {
         collection: {**tree, **{layer: variables[collection][layer] for layer in tree if layer not in own}}
         for collection, tree in state.variables.items()
     }
+    ema = None if state.ema is None else jax.tree.map(jnp.copy, merged)  # a step consumes its state: no array is twice
     params = merged.pop("params")
-    return state.replace(params=params, collections=merged), own
+    return state.replace(params=params, collections=merged, ema=ema), own
 
 
 def _shapes(variables: dict[str, Any], layer: str) -> dict[str, Any]:
@@ -113,7 +128,7 @@ def _shapes(variables: dict[str, Any], layer: str) -> dict[str, Any]:
 
 @jax.jit
 def is_finite(state: TrainState) -> Bool[Array, ""]:
-    """Return whether all numbers of the parameters, the other variables and the optimizer are finite."""
-    leaves = jax.tree.leaves((state.params, state.collections, state.opt_state))
+    """Return whether all numbers of the variables, their average and the optimizer are finite."""
+    leaves = jax.tree.leaves((state.params, state.collections, state.opt_state, state.ema))
     floats = [leaf for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.inexact)]
     return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in floats]))

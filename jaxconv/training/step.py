@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 
 from jaxconv.config import Config
 from jaxconv.models.registry import frozen_layers
+from jaxconv.parallel.sharding import micro_batches
 from jaxconv.training.losses import cross_entropy, mix
 from jaxconv.training.state import Batch, Sums, TrainState
 
@@ -42,34 +43,72 @@ def make_train_step(
             batch = mix(batch, config.mixup, jax.random.fold_in(rng, 1))
         weights = None if class_weights is None else jnp.asarray(class_weights)
 
-        def mean_loss(params: Any) -> tuple[Float[Array, ""], tuple[Sums, Any]]:
+        def mean_loss(params: Any, collections: Any, batch: Batch, rng: jax.Array) -> tuple[Any, tuple[Sums, Any]]:
             logits, collections = state.apply_fn(
-                {"params": params, **state.collections},
+                {"params": params, **collections},
                 batch["image"],
                 train=True,
                 weight=batch["weight"],
                 rngs={"dropout": rng},
-                mutable=list(state.collections),
+                mutable=list(collections),
             )
             loss = cross_entropy(logits, batch, config.label_smoothing, weights)
             # The weights come with the batch: with a count, every device would wait in mid-step for the others.
             return jnp.sum(loss * batch["weight"]), (sums_of(loss, logits, batch), collections)
 
-        grads, (sums, collections) = jax.grad(mean_loss, has_aux=True)(state.params)
+        gradient = jax.grad(mean_loss, has_aux=True)
+        if config.accumulate_steps > 1:
+            gradient = _accumulated(gradient, config.accumulate_steps)
+        grads, (sums, collections) = gradient(state.params, state.collections, batch, rng)
         epoch_sums = state.epoch_sums + sums
         after = state.apply_gradients(grads=grads, collections=dict(collections), epoch_sums=epoch_sums)
         # Weight decay changes parameters without a gradient, too.
         kept = {layer: state.params[layer] for layer in frozen if layer in state.params}
-        return after.replace(params={**after.params, **kept}), epoch_sums
+        after = after.replace(params={**after.params, **kept})
+        if config.ema_decay:
+            after = after.replace(ema=_averaged(state, after.variables, config.ema_decay))
+        return after, epoch_sums
 
     return train_step
 
 
+def _averaged(state: TrainState, variables: dict[str, Any], ema_decay: float) -> dict[str, Any]:
+    """Move the average of a state towards new variables; faster in the first steps, as in TensorFlow."""
+    decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))
+    return jax.tree.map(lambda average, new: average + (1 - decay) * (new - average), state.ema, variables)
+
+
+def _accumulated(gradient: Callable[..., Any], count: int) -> Callable[..., Any]:
+    """Turn a function that computes gradients, sums and collections of a batch into one that takes `count` parts of it.
+
+    Gradients and sums add up, and the collections, such as the statistics of batch norm, go from one part to the next.
+    """
+
+    def accumulated(params: Any, collections: Any, batch: Batch, rng: jax.Array) -> Any:
+        def add(before: Any, part: tuple[jax.Array, Batch]) -> tuple[Any, None]:
+            grads, (sums, collections) = before
+            number, micro_batch = part
+            more_grads, (more_sums, collections) = gradient(
+                params,
+                collections,
+                micro_batch,
+                jax.random.fold_in(rng, 2 + number),  # 1 is mixup's
+            )
+            after = jax.tree.map(jnp.add, grads, more_grads), (sums + more_sums, dict(collections))
+            # Batch norm makes NaN of a part that is all padding.
+            return jax.tree.map(lambda new, old: jnp.where(more_sums.examples > 0, new, old), after, before), None
+
+        start = jax.tree.map(jnp.zeros_like, params), (Sums.zero(), dict(collections))
+        return jax.lax.scan(add, start, (jnp.arange(count), micro_batches(batch, count)))[0]
+
+    return accumulated
+
+
 def eval_step(state: TrainState, batch: Batch, sums: Sums) -> tuple[Sums, Float[Array, "batch num_classes"]]:
-    """Evaluate a batch, with running statistics, without dropout and label smoothing.
+    """Evaluate a batch, by the average where there is one, with running statistics, without dropout and smoothing.
 
     Returns:
         `sums` plus the sums over the batch, and the probabilities of the classes.
     """
-    logits = state.apply_fn(state.variables, batch["image"], train=False)
+    logits = state.apply_fn(state.eval_variables, batch["image"], train=False)
     return sums + sums_of(cross_entropy(logits, batch), logits, batch), jax.nn.softmax(logits)

@@ -51,13 +51,15 @@ def make_run(workdir, config, image_shape, dtype="uint8", val_accuracies=(0.5,))
 
     model = registry.create_model(config.model, 10)
     # By shapes alone: to compile the initialisation takes seconds.
-    state = jax.eval_shape(lambda: create_state(model, optax.sgd(0.1), image_shape, config.seed))
+    state = jax.eval_shape(
+        lambda: create_state(model, optax.sgd(0.1), image_shape, config.seed, keeps_ema=bool(config.ema_decay))
+    )
     state = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), state)
     history, states = [], []
     with checkpoint.open_checkpoints(workdir) as checkpoints:
         for epoch, accuracy in enumerate(val_accuracies, start=1):
-            params, collections = jax.tree.map(some, (state.params, state.collections))
-            state = state.replace(step=np.int32(epoch), params=params, collections=collections)
+            params, collections, ema = jax.tree.map(some, (state.params, state.collections, state.ema))
+            state = state.replace(step=np.int32(epoch), params=params, collections=collections, ema=ema)
             states.append(state)
             history.append({"epoch": epoch, "step": epoch, "val_accuracy": accuracy})
             checkpoint.save(checkpoints, state, checkpoint.progress(history, Clock(), {}))
@@ -102,6 +104,16 @@ def test_the_net_of_the_best_epoch(clips):
     x = jnp.ones((2, *net.signature.image_shape))
     logits = net.model.apply(net.variables, x, train=False)
     np.testing.assert_array_equal(logits, states[1].apply_fn(states[1].variables, x, train=False))
+
+
+def test_the_average_is_the_net(tmp_path):
+    config = load(str(ROOT / "configs" / "moving_digits.py"))
+    config.model.batch_norm, config.ema_decay = True, 0.9
+    (state,) = make_run(tmp_path / "run", config, (8, 20, 20, 1))
+    jax.tree.map(np.testing.assert_array_equal, trained.load(tmp_path / "run").variables, state.ema)
+    say_another_digest(tmp_path / "run" / "checkpoints" / "1")
+    with pytest.raises(UserError, match="None of the checkpoints in .* is whole"):
+        trained.load(tmp_path / "run")
 
 
 def test_tensorflow_stays_out(clips):

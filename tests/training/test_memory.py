@@ -6,6 +6,7 @@ import time
 import optax
 import pytest
 
+from jaxconv import experiment
 from jaxconv.data import sources, tfds
 from jaxconv.errors import ConfigError
 from jaxconv.models.registry import create_model
@@ -51,6 +52,20 @@ def test_the_bytes_are_those_of_the_shapes(tiny, monkeypatch):
     check(needed)
     with pytest.raises(ConfigError, match=r"needs at least .* are free: make config\.batch_size smaller"):
         check(needed - 1)
+
+
+def test_what_a_step_computes_at_a_time_counts(tiny, monkeypatch):
+    tiny.num_devices = 1
+
+    def create():
+        mesh = make_mesh(1, tiny.batch_size)
+        experiment.create(experiment.resolve(tiny), mesh, TINY_SHAPE, num_classes=4, steps_per_epoch=3)
+
+    monkeypatch.setattr(limits, "free_memory", lambda: 4 * (4 * 668 + 2 + 8 * (192 + 256 + 64 + 8 + 4 + 4)))
+    with pytest.raises(ConfigError, match=r"config\.accumulate_steps larger"):
+        create()
+    tiny.accumulate_steps = 2
+    create()
 
 
 def test_a_set_that_cannot_fit_is_refused_before_it_is_read(tiny, monkeypatch):

@@ -51,6 +51,31 @@ def test_weight_decay_is_decoupled_and_spares_biases():
     np.testing.assert_array_equal(updates["bias"], 0)
 
 
+@pytest.mark.parametrize("clip_norm", [0.5, 3.0, 100.0])
+def test_gradients_are_clipped_to_a_norm_of_all_together(clip_norm):
+    rng = np.random.default_rng(0)
+    params = {"kernel": jnp.ones((3, 4)), "bias": jnp.ones(4)}
+    gradients = {key: rng.normal(size=leaf.shape).astype(np.float32) for key, leaf in params.items()}
+    norm = np.sqrt(sum(np.sum(np.float64(leaf) ** 2) for leaf in gradients.values()))
+    assert 3 < norm < 100
+    config = optimizer_config(name="sgd", momentum=0.0)
+    optimizer = create_optimizer(config, optax.constant_schedule(0.1), clip_norm=clip_norm)
+    updates, _ = optimizer.update(gradients, optimizer.init(params), params)
+    for key, leaf in gradients.items():
+        np.testing.assert_allclose(updates[key], -0.1 * leaf * min(1, clip_norm / norm), rtol=1e-5)
+
+
+def test_what_is_clipped_is_the_gradient_alone():
+    """Neither weight decay nor the update of Adam, and without a limit the state is as it always was."""
+    config = optimizer_config(weight_decay=0.1)
+    params, gradients = {"kernel": jnp.ones((2, 2))}, {"kernel": jnp.full((2, 2), 50.0)}
+    plain, clipping = (create_optimizer(config, optax.constant_schedule(0.1), clip_norm=norm) for norm in (0.0, 1e-3))
+    expected, _ = plain.update({"kernel": gradients["kernel"] * 1e-5}, plain.init(params), params)  # of norm 1e-3
+    updates, _ = clipping.update(gradients, clipping.init(params), params)
+    np.testing.assert_allclose(updates["kernel"], expected["kernel"], rtol=1e-5)
+    assert len(plain.init(params)) == 3
+
+
 def test_schedules():
     rate = 0.2
     assert [float(schedule(learning_rate=rate)(t)) for t in (0, 69)] == pytest.approx([rate, rate])

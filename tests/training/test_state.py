@@ -1,12 +1,13 @@
-"""What a net takes over from another one."""
+"""What a net takes over from another one, and what must be finite."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
 from jaxconv.models.convnet import ConvNet
-from jaxconv.training.state import create_state, take_layers
+from jaxconv.training.state import create_state, is_finite, take_layers
 
 
 @pytest.fixture(scope="module")
@@ -46,3 +47,16 @@ def test_none_is_taken(start):
 
 def test_a_layer_without_its_statistics_is_not_taken(start):
     assert take_layers(start, {"params": start.params})[1] == ["BatchNorm_0"]
+
+
+def test_the_average_starts_from_them_in_arrays_of_its_own(start, other):
+    other["params"].pop("logits")
+    merged, _ = take_layers(start.replace(ema=start.variables), other)
+    jax.tree.map(np.testing.assert_array_equal, merged.ema, merged.variables)
+    own = {id(leaf) for leaf in jax.tree.leaves(merged.variables)}
+    assert own.isdisjoint(map(id, jax.tree.leaves(merged.ema)))
+
+
+def test_an_average_that_is_not_finite_is_noticed(start):
+    assert is_finite(start.replace(ema=start.variables))
+    assert not is_finite(start.replace(ema=jax.tree.map(lambda leaf: leaf * jnp.nan, start.variables)))

@@ -1,5 +1,9 @@
 """The loss against Keras, and one step of training against its parts."""
 
+import subprocess
+import sys
+import textwrap
+
 import jax
 import jax.numpy as jnp
 import keras
@@ -15,6 +19,7 @@ from jaxconv.training.losses import balanced, cross_entropy, mix
 from jaxconv.training.optimizers import create_optimizer
 from jaxconv.training.state import Sums, create_state
 from jaxconv.training.step import eval_step, make_train_step, sums_of
+from tests.conftest import ROOT
 from tests.ops.conftest import FORMS
 
 
@@ -289,3 +294,184 @@ def test_a_step_with_mixup_is_that_of_the_mixed_batch():
     ours, _ = jax.jit(make_train_step(config))(state, batch)
     theirs, _ = jax.jit(make_train_step(default_config()))(state, mixed)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), ours.params, theirs.params)
+
+
+# ---- Accumulation
+
+
+def accumulating(steps):
+    config = default_config()
+    config.accumulate_steps = steps
+    return config
+
+
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.2])
+@pytest.mark.parametrize("steps", [2, 3, 6])
+def test_the_parts_of_a_batch_add_up(steps, label_smoothing):
+    model = ConvNet(5, filters=((3,),), dense=(4,))
+    weights = np.array([0.5, 3.0, 1.0, 0.2, 2.0], np.float32)
+    batch = padded(random_batch(8), 4)  # in 6 parts of which two are half padding
+
+    def run(config):
+        config.label_smoothing = label_smoothing
+        state = create_state(model, optax.sgd(0.5, momentum=0.9), (6, 6, 2), seed=0)
+        step = jax.jit(make_train_step(config, weights))
+        for _ in range(2):
+            state, sums = step(state, batch)
+        return state.params, sums
+
+    whole, parts = run(default_config()), run(accumulating(steps))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), parts, whole)
+
+
+def test_the_gradient_of_the_whole_batch_is_clipped():
+    model, batch = ConvNet(5, filters=((3,),)), random_batch(8)
+    optimizer = create_optimizer(default_config().optimizer, optax.constant_schedule(0.1), clip_norm=0.1)
+    state = create_state(model, optimizer, (6, 6, 2), seed=0)
+    whole, parts = (jax.jit(make_train_step(accumulating(steps)))(state, batch)[0].opt_state for steps in (1, 4))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), parts, whole)
+    norm = np.sqrt(sum(np.sum(leaf**2) for leaf in jax.tree.leaves(whole[1].mu)))
+    np.testing.assert_allclose(norm, 0.1 * 0.1, rtol=1e-5)  # Adam's momentum takes a tenth of it
+
+
+def one_after_the_other(state, batch, parts, rng):
+    """Gradients, statistics and loss of a step in parts, by hand: each deals out every `parts`-th row."""
+    grads, collections, losses = [], state.collections, []
+    for number in range(parts):
+        part = {key: value[number::parts] for key, value in batch.items()}
+
+        def loss(params, collections=collections, part=part, number=number):
+            logits, after = state.apply_fn(
+                {"params": params, **collections},
+                part["image"],
+                train=True,
+                weight=part["weight"],
+                rngs={"dropout": jax.random.fold_in(rng, 2 + number)},
+                mutable=["batch_stats"],
+            )
+            return jnp.sum(cross_entropy(logits, part) * part["weight"]), after
+
+        (value, collections), gradient = jax.value_and_grad(loss, has_aux=True)(state.params)
+        grads.append(gradient)
+        losses.append(value)
+    return jax.tree.map(lambda *leaves: sum(leaves), *grads), collections, sum(losses)
+
+
+def test_each_part_has_its_own_dropout_and_passes_its_batch_statistics_on():
+    model = ConvNet(5, filters=((3,),), dense=(6,), batch_norm=True, dropout=0.5, dense_dropout=0.2)
+    state, batch = create_state(model, optax.sgd(0.5), (6, 6, 2), seed=0), random_batch(12)
+    config = accumulating(3)
+    config.mixup = 0.4
+    rng = jax.random.fold_in(jax.random.wrap_key_data(state.dropout_rng), state.step)
+    mixed = mix(batch, 0.4, jax.random.fold_in(rng, 1))  # of the whole batch, before
+    grads, collections, loss = jax.jit(one_after_the_other, static_argnums=2)(state, mixed, 3, rng)
+    after, sums = jax.jit(make_train_step(config))(state, batch)
+    params = jax.tree.map(lambda p, g: p - 0.5 * g, state.params, grads)
+    for got, want in ((after.params, params), (after.collections, collections), (sums.loss / 12, loss)):
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), got, want)
+
+
+def test_a_part_of_nothing_but_padding_changes_nothing():
+    model = ConvNet(5, filters=((3,),), batch_norm=True)
+    state, batch = create_state(model, optax.sgd(0.5), (6, 6, 2), seed=0), random_batch(2)
+    two, sums = jax.jit(make_train_step(accumulating(2)))(state, batch)
+    with_empty, padded_sums = jax.jit(make_train_step(accumulating(4)))(state, padded(batch, 6))
+    assert float(padded_sums.examples) == 2
+    for got, want in ((with_empty.variables, two.variables), (padded_sums, sums)):
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), got, want)
+
+
+# ---- Exponential moving average
+
+
+def test_the_average_is_that_of_numpy():
+    config = default_config()
+    config.ema_decay = 0.3  # reached in the fourth step
+    config.model.filters, config.freeze_stages = ((3,), (4,)), 1
+    model = ConvNet(5, filters=config.model.filters, batch_norm=True, frozen_stages=1)
+    state = create_state(model, optax.sgd(0.5), (6, 6, 2), seed=0, keeps_ema=True)
+    step, expected = jax.jit(make_train_step(config)), jax.tree.map(np.float64, state.variables)
+    frozen = state.variables["params"]["Conv_0"]
+    for number in range(7):
+        state, _ = step(state, random_batch(6, seed=number))
+        kept = min(0.3, (1 + number) / (10 + number))
+        scaled = jax.tree.map(lambda old, kept=kept: kept * old, expected)
+        expected = jax.tree.map(lambda old, new, kept=kept: old + (1 - kept) * new, scaled, state.variables)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), state.ema, expected)
+    assert are_equal(state.ema["params"]["Conv_0"], frozen)
+    assert not are_equal(state.ema["batch_stats"], state.collections)
+
+
+def test_the_average_changes_no_step_and_is_what_is_evaluated():
+    model, batch = ConvNet(5, filters=((3,),), batch_norm=True), random_batch(6)
+    config = default_config()
+    plain, _ = jax.jit(make_train_step(config))(create_state(model, optax.adam(0.1), (6, 6, 2), seed=0), batch)
+    config.ema_decay = 0.9
+    start = create_state(model, optax.adam(0.1), (6, 6, 2), seed=0, keeps_ema=True)
+    state, _ = jax.jit(make_train_step(config))(start, batch)
+    for got, want in ((state.variables, plain.variables), (state.opt_state, plain.opt_state)):
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), got, want)
+    _, probabilities = eval_step(state, batch, Sums.zero())
+    logits = model.apply(state.ema, batch["image"], train=False)
+    np.testing.assert_allclose(probabilities, jax.nn.softmax(logits), rtol=1e-5)
+    assert not np.allclose(probabilities, eval_step(plain, batch, Sums.zero())[1], rtol=1e-3)
+
+
+# ---- Several devices
+
+STEPS = """
+import sys
+import jax, numpy as np, optax
+from jaxconv.config import default_config
+from jaxconv.models.registry import create_model
+from jaxconv.ops import dispatch
+from jaxconv.parallel.mesh import make_mesh
+from jaxconv.parallel.sharding import replicated, split_by_example
+from jaxconv.training.optimizers import create_optimizer
+from jaxconv.training.state import create_state
+from jaxconv.training.step import make_train_step
+
+jax.config.update("jax_num_cpu_devices", 4)
+config = default_config()
+config.model.name, config.model.batch_norm = "cifar_simple", True
+config.model.filters, config.model.dense, config.model.dropout, config.model.dense_dropout = ((8,),), (), 0.0, 0.0
+rng = np.random.default_rng(0)
+batch = {
+    "image": rng.normal(size=(16, 8, 8, 3)).astype(np.float32),
+    "label": rng.integers(0, 5, 16).astype(np.int32),
+    "weight": np.full(16, 1 / 12, np.float32) * (np.arange(16) < 12),
+}
+
+def run(count, **fields):
+    config.update(fields)
+    model = create_model(config.model, 5, dispatch.KERNELS[config.ops])
+    mesh = make_mesh(count, 16, config.accumulate_steps)
+    state = create_state(model, create_optimizer(config.optimizer, optax.constant_schedule(0.1)), (8, 8, 3), seed=0)
+    state, on_devices = jax.device_put(state, replicated(mesh)), jax.device_put(batch, split_by_example(mesh))
+    with jax.set_mesh(mesh):
+        lowered = jax.jit(make_train_step(config), out_shardings=replicated(mesh)).lower(state, on_devices)
+        assert ("jaxconv" in lowered.as_text()) == (config.ops == "onednn")
+        step = lowered.compile()
+    for _ in range(2):
+        state, sums = jax.block_until_ready(step(state, on_devices))
+    return state.variables, sums
+
+def compare(one, other):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), one, other)
+
+config.optimizer.name = "sgd"
+for ops in sys.argv[1:]:
+"""
+
+
+def on_four_devices(lines):
+    """Run a program in which `run` makes two steps on so many devices and `compare` compares what they lead to."""
+    program = STEPS + textwrap.indent(textwrap.dedent(lines), "    ")
+    process = subprocess.run(
+        [sys.executable, "-c", program, *FORMS], cwd=ROOT, capture_output=True, text=True, timeout=240
+    )
+    assert process.returncode == 0, process.stderr
+
+
+def test_parts_are_the_same_on_several_devices():
+    on_four_devices("compare(run(4, ops=ops, accumulate_steps=4), run(1))")
