@@ -54,6 +54,7 @@ def test_the_bytes_are_those_of_the_shapes(tiny, monkeypatch):
 
 
 def test_a_set_that_cannot_fit_is_refused_before_it_is_read(tiny, monkeypatch):
+    tiny.data.in_memory = "yes"
     source = sources.open_source(tiny.data)
     monkeypatch.setattr(tfds.cache, "arrays", lambda *arguments: pytest.fail("read"))
     monkeypatch.setattr(limits, "free_memory", lambda: 2 * 210 * 192 - 1)
