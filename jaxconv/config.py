@@ -208,6 +208,13 @@ FIELDS: dict[str, Field] = {
     "data.validation": Field("train[80%:]", "split to validate on after each epoch"),
     "data.test": Field("test", "split to test on once, at the end"),
     "data.data_dir": Field(str, "where the data is; None: $TFDS_DATA_DIR, or ~/tensorflow_datasets"),
+    "data.in_memory": Field(
+        "auto",
+        'whether decoded images stay in memory: "yes"; "no": each batch is decoded anew, from the files of a folder or '
+        'from the encoded bytes of a TFDS set, which stay in memory, and is the same; "auto": "yes" where those of the '
+        "folder, or of the split, take at most 4 GB and twice as much is free",
+        _one_of("auto", "yes", "no"),
+    ),
     "augment.rotation": Field(
         0.0,
         "rotate each training image, anew in every epoch, by up to this many degrees either way; 0: off",

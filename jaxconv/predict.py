@@ -1,7 +1,5 @@
 """--mode=predict: the classes of image files, by the best epoch so far of a run."""
 
-import collections
-import concurrent.futures
 import functools
 import glob
 import itertools
@@ -23,6 +21,7 @@ from jaxconv.models import registry
 from jaxconv.ops import dispatch
 from jaxconv.parallel.mesh import make_mesh
 from jaxconv.parallel.sharding import replicated, split_by_example
+from jaxconv.platform import threads
 from jaxconv.platform.limits import cores
 from jaxconv.runs import trained
 from jaxconv.runs import workdir as files
@@ -160,15 +159,7 @@ def _read_ahead(
         except images.UnreadableImage as error:
             return str(error)
 
-    with concurrent.futures.ThreadPoolExecutor(cores()) as executor:
-        queue: collections.deque[tuple[str, concurrent.futures.Future]] = collections.deque()
-        for path in paths:
-            queue.append((path, executor.submit(attempt, path)))
-            if len(queue) > ahead:
-                first, result = queue.popleft()
-                yield first, result.result()
-        for path, result in queue:
-            yield path, result.result()
+    yield from zip(paths, threads.ahead(attempt, paths, threads=cores(), most=ahead), strict=True)
 
 
 def compile_forward(

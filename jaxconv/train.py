@@ -11,6 +11,7 @@ from jaxconv import experiment
 from jaxconv.config import Config
 from jaxconv.data import pipeline
 from jaxconv.data.augment import transform as augment
+from jaxconv.data.encoded import Encoded
 from jaxconv.errors import ConfigError, UserError
 from jaxconv.experiment import EvalStep, Experiment
 from jaxconv.models.registry import num_params
@@ -311,9 +312,10 @@ def _say_of_epoch(history: list[dict[str, Any]], setup: Experiment) -> None:
     *before, last = history
     console.print_epoch(last, setup.config.num_epochs, setup.steps_per_epoch)
     if last["data_wait"] > _MAX_DATA_WAIT and all(epoch["data_wait"] <= _MAX_DATA_WAIT for epoch in before):
+        in_memory = " config.data.in_memory='yes'," if isinstance(setup.train.images, Encoded) else ""
         console.say(
             f"The input pipeline cannot keep up: the step waited for data {last['data_wait']:.0%} of epoch "
-            f"{last['epoch']}. Less in config.augment, a larger net or more cores would help."
+            f"{last['epoch']}. Less in config.augment,{in_memory} a larger net or more cores would help."
         )
 
 

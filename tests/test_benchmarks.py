@@ -103,3 +103,19 @@ def test_the_constants_of_a_link_come_out_of_its_all_reduces():
     assert link.all_reduce(4, 10**6, messages=3) == pytest.approx(3 * 6 * 1e-4 + 1.5e-3)
     measured = {size: link.all_reduce(4, size) for size in (10**3, 10**5, 10**7)}
     assert communication.fit(4, measured) == pytest.approx(link)
+
+
+def test_the_memory_of_a_run_on_a_folder_epoch_by_epoch(tmp_path):
+    path = tmp_path / "large_set.json"
+    program = [sys.executable, "-m", "benchmarks.large_set", "--examples=120", "--epochs=2", f"--json={path}"]
+    done = subprocess.run(program, cwd=ROOT, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"120 images, \d MB of files, 1 MB decoded", done.stdout)
+    assert re.search(r"epoch 2, peak +\W +[\d,]+ ", done.stdout)
+    result = json.loads(path.read_text())
+    assert (result["examples"], result["decoded_bytes"]) == (120, 120 * 64 * 64 * 3)
+    assert 10**8 < result["baseline_bytes"] <= result["preparation_peak_bytes"]
+    assert len(result["epochs"]) == 2
+    for epoch in result["epochs"]:
+        assert result["baseline_bytes"] < epoch["end_bytes"] <= epoch["peak_bytes"]
+        assert 0 <= epoch["data_wait"] <= 1

@@ -49,7 +49,7 @@ def _open(name: str, image_shape: tuple[int, ...], frames: slice | int) -> Sourc
     def make(split: str) -> Examples:
         first = 0 if split == "train" else _SIZES["train"]
         numbers = np.arange(first, first + _SIZES[split])
-        images, labels = clips(sample.digits().images, numbers, _SEED)
+        images, labels = clips(sample.digits().images[:], numbers, _SEED)
         return Examples(images[:, frames], labels)
 
     return from_arrays(

@@ -1,4 +1,4 @@
-"""What every data set comes down to: examples in memory, and a source that loads them split by split."""
+"""What every data set comes down to: examples, and a source that loads them split by split."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -7,15 +7,24 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float32, Int32, UInt8
 
+from jaxconv.data.encoded import Encoded, join
 from jaxconv.data.tensorflow import import_tfds
 from jaxconv.errors import ConfigError
 from jaxconv.platform import limits
 
+MOST_IN_MEMORY = 4_000_000_000
+"""The bytes of decoded images that stay in memory where config.data.in_memory="auto"."""
+
+_COPIES = 2
+"""Copies of bytes in memory: one decoded, one for the pipeline."""
+
 
 class Examples(NamedTuple):
-    """A split of a data set, in memory."""
+    """A split of a data set."""
 
-    images: UInt8[np.ndarray, "examples *spatial channels"] | Float32[np.ndarray, "examples *spatial channels"]
+    images: (
+        UInt8[np.ndarray, "examples *spatial channels"] | Float32[np.ndarray, "examples *spatial channels"] | Encoded
+    )
     """Signals with 1 spatial dimension, images with 2, or clips with 3 (frames first)."""
     labels: Int32[np.ndarray, " examples"]
 
@@ -81,7 +90,7 @@ def check(examples: Examples, num_classes: int, name: str, like: Examples | None
     wrong = labels[(labels < 0) | (labels >= num_classes)]
     if len(wrong):
         raise ConfigError(f"{name} holds the label {wrong[0]}: labels must be from 0 to {num_classes - 1}.")
-    if images.dtype == np.float32:
+    if isinstance(images, np.ndarray) and images.dtype == np.float32:
         bad = np.flatnonzero(~np.isfinite(images).reshape(len(images), -1).all(axis=1))
         if len(bad):
             raise ConfigError(
@@ -89,6 +98,22 @@ def check(examples: Examples, num_classes: int, name: str, like: Examples | None
                 "(from 0): mend the data or leave these examples out."
             )
     return examples
+
+
+def is_in_memory(in_memory: str, examples: int, image_shape: tuple[int, ...]) -> bool:
+    """Return whether images of bytes stay in memory, decoded.
+
+    A run may get another answer when it goes on: its batches are the same.
+
+    Args:
+        in_memory: config.data.in_memory.
+        examples: the number of images.
+        image_shape: the shape of one.
+    """
+    if in_memory != "auto":
+        return in_memory == "yes"
+    decoded = examples * math.prod(image_shape)
+    return decoded <= MOST_IN_MEMORY and decoded * _COPIES <= limits.free_memory()
 
 
 def check_memory(name: str, examples: int, shape: tuple[int, ...], dtype: np.dtype, advice: str) -> None:
@@ -104,7 +129,7 @@ def check_memory(name: str, examples: int, shape: tuple[int, ...], dtype: np.dty
     Raises:
         ConfigError: it does not.
     """
-    per_value = 2 if dtype == np.uint8 else max(8, dtype.itemsize + 4)  # two copies: one decoded, one for the pipeline
+    per_value = _COPIES if dtype == np.uint8 else max(4 * _COPIES, dtype.itemsize + 4)
     needed = examples * math.prod(shape) * per_value
     if needed > (free := limits.free_memory()):
         raise ConfigError(
@@ -170,7 +195,7 @@ def from_arrays(
     def load(split: str) -> Examples:
         whole = {of: make(of) for of in {of for of, _ in check_split(split)}}
         asked = check_split(split, dict(sizes) | {of: len(examples.labels) for of, examples in whole.items()})
-        images = np.concatenate([whole[of].images[part] for of, part in asked])
+        images = join([(whole[of].images, part) for of, part in asked])
         labels = np.concatenate([whole[of].labels[part] for of, part in asked])
         return check(Examples(images, labels), len(class_names), repr(split))
 

@@ -1,6 +1,5 @@
 """A folder of images as a data set: config.data.name="image_folder"."""
 
-import concurrent.futures
 import functools
 import hashlib
 import os
@@ -9,17 +8,23 @@ from typing import NamedTuple
 
 import numpy as np
 import PIL
+from jaxtyping import UInt8
 
 from jaxconv.config import Config
 from jaxconv.data import images
-from jaxconv.data.examples import Examples, Findings, Source, check_memory, from_arrays
+from jaxconv.data.encoded import Encoded
+from jaxconv.data.examples import Examples, Findings, Source, check_memory, from_arrays, is_in_memory
 from jaxconv.data.layout import SPLITS, ImageFile, list_files
 from jaxconv.errors import ConfigError, UserError, printable
 from jaxconv.platform import cache
 from jaxconv.platform.limits import cores
+from jaxconv.platform.threads import ahead
 
 _MOST_LISTED = 20
 """Files that a note lists one by one."""
+
+_FILES = 64
+"""Files that a thread reads at a time."""
 
 
 class _Seen(NamedTuple):
@@ -41,6 +46,8 @@ class _Folder:
         self.classes = sorted({file.class_name for file in self.files["train"]})
         height, width = np.broadcast_to(data.image_size, 2).tolist()
         self.image_shape = (height, width, int(data.channels))
+        # Of the whole folder, which a run reads: parts of several splits must not differ in it.
+        self.in_memory = is_in_memory(data.in_memory, sum(map(len, self.files.values())), self.image_shape)
         self.seen: dict[str, _Seen] = {}
 
     def version(self) -> str:
@@ -49,7 +56,7 @@ class _Folder:
         return f"image_folder {_digest(repr(listed).encode()).hex()[:8]}, Pillow {PIL.__version__}"
 
     def read(self, split: str) -> Examples:
-        """Read a whole split, from the cache where it can.
+        """Read a whole split, from the cache where it can. Its images stay on the disk if they are not in memory.
 
         Raises:
             ConfigError: it does not fit into memory, or has no readable image, or none of a class to train on, or it
@@ -57,12 +64,18 @@ class _Folder:
             UserError: the disk cannot be read, or the files have changed since they were first read.
         """
         files, shape = self.files[split], self.image_shape
-        check_memory(f"The {self._of(split)}", len(files), shape, np.dtype(np.uint8), "lower config.data.image_size")
+        if self.in_memory:
+            advice = "set config.data.in_memory='no', or lower config.data.image_size"
+            check_memory(f"The {self._of(split)}", len(files), shape, np.dtype(np.uint8), advice)
         paths = [os.path.join(self.root, file.path) for file in files]
-        name = f"images {[file.path for file in files]} {shape} {self.data.fit} {PIL.__version__}"
+        name = f"{[file.path for file in files]} {shape} {self.data.fit} {PIL.__version__}"
         # Those that may not be read are not among the sources, so that they are read as soon as they may.
         sources = [path for path in paths if os.access(path, os.R_OK)]
-        pixels, digests, broken, reasons = cache.arrays(name, sources, lambda: self._decode(paths))
+        if self.in_memory:
+            pixels, digests, broken, reasons = cache.arrays(f"images {name}", sources, lambda: self._pixels(paths))
+        else:
+            pixels = None
+            digests, broken, reasons = cache.arrays(f"digests {name}", sources, lambda: self._read_all(paths, None))
         bad = dict(zip(broken.tolist(), reasons.tolist(), strict=True))
         readable = [file for i, file in enumerate(files) if i not in bad]
         unreadable = [f"{files[i].path!r} {reason}" for i, reason in bad.items()]
@@ -71,34 +84,86 @@ class _Folder:
         if self.seen.setdefault(split, seen) != seen:
             raise UserError(f"Files in the {self._of(split)} have changed since this run began: run it again.")
         labels = {class_name: label for label, class_name in enumerate(self.classes)}
+        if pixels is None:
+            items = [(file.path, digest) for file, digest in zip(readable, seen.digests, strict=True)]
+            pixels = Encoded(items, shape, decode=self._decode, identity=lambda item: item[1])
         return Examples(pixels, np.array([labels[file.class_name] for file in readable], np.int32))
 
-    def _decode(self, paths: Sequence[str]) -> tuple[np.ndarray, ...]:
-        """Decode files.
+    def _pixels(self, paths: Sequence[str]) -> tuple[np.ndarray, ...]:
+        """Return the images of readable files, uint8 (readable, *shape), and what `_read_all` does."""
+        pixels = np.empty((len(paths), *self.image_shape), np.uint8)
+        digests, broken, reasons = self._read_all(paths, pixels)
+        return np.delete(pixels, broken, axis=0) if len(broken) else pixels, digests, broken, reasons
+
+    def _read_all(
+        self, paths: Sequence[str], pixels: UInt8[np.ndarray, "files h w c"] | None
+    ) -> tuple[np.ndarray, ...]:
+        """Read files, and put their images into `pixels`, unless that is None.
 
         Returns:
-            The images and their digests, uint8 (readable, *shape) and (readable, 16); the indices of the files that
-            cannot be read, and the reasons.
+            The digests of the readable images, uint8 (readable, 16); the indices of the files that cannot be read, and
+            the reasons.
         """
-        pixels = np.empty((len(paths), *self.image_shape), np.uint8)
 
-        def decode(i: int) -> str:
+        def read(start: int) -> list[bytes | str]:
+            return [read_one(i) for i in range(start, min(start + _FILES, len(paths)))]
+
+        def read_one(i: int) -> bytes | str:
             try:
-                pixels[i] = images.read(paths[i], self.image_shape[:2], self.data.channels, self.data.fit)
+                image = self._read(paths[i])
             except images.UnreadableImage as error:
-                cause = error.__cause__
-                fails = isinstance(cause, OSError) and cause.errno and os.access(paths[i], os.R_OK)
-                if fails or isinstance(cause, MemoryError):  # which may pass: do not keep it in the cache
-                    raise UserError(f"{paths[i]!r} {error}: see to the disk and the memory of this machine.") from None
                 return str(error)
-            return ""
+            if pixels is not None:
+                pixels[i] = image
+            return _digest(image.tobytes())
 
-        with concurrent.futures.ThreadPoolExecutor(cores()) as pool:
-            reasons = np.array(list(pool.map(decode, range(len(paths)))), np.str_)
-        broken = np.flatnonzero(reasons != "")
-        pixels = np.delete(pixels, broken, axis=0) if len(broken) else pixels
-        digests = np.frombuffer(b"".join(_digest(image.tobytes()) for image in pixels), np.uint8).reshape(-1, 16)
-        return pixels, digests, broken, reasons[broken]
+        digests, reasons = [], {}
+        for results in ahead(read, range(0, len(paths), _FILES), threads=cores(), most=2 * cores()):
+            for result in results:
+                if isinstance(result, str):
+                    reasons[len(digests) + len(reasons)] = result
+                else:
+                    digests.append(result)
+        return (
+            np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 16),
+            np.array(list(reasons), np.int64),
+            np.array(list(reasons.values()), np.str_),
+        )
+
+    def _read(self, path: str) -> UInt8[np.ndarray, "h w c"]:
+        """Read a file.
+
+        Raises:
+            UnreadableImage: it cannot be read, for a reason that stays.
+            UserError: it cannot be read now.
+        """
+        try:
+            return images.read(path, self.image_shape[:2], self.data.channels, self.data.fit)
+        except images.UnreadableImage as error:
+            cause = error.__cause__
+            fails = isinstance(cause, OSError) and cause.errno and os.access(path, os.R_OK)
+            if fails or isinstance(cause, MemoryError):  # which may pass: do not keep it in the cache
+                raise UserError(f"{path!r} {error}: see to the disk and the memory of this machine.") from None
+            raise
+
+    def _decode(self, items: Sequence[tuple[str, bytes]]) -> UInt8[np.ndarray, "items h w c"]:
+        """Read files anew, which must have the digests that they had.
+
+        Raises:
+            UserError: one has changed, or cannot be read.
+        """
+        pixels = np.empty((len(items), *self.image_shape), np.uint8)
+        for i, (path, digest) in enumerate(items):
+            try:
+                pixels[i] = self._read(os.path.join(self.root, path))
+                problem = "" if _digest(pixels[i].tobytes()) == digest else "has other pixels"
+            except images.UnreadableImage as error:
+                problem = str(error)
+            if problem:
+                raise UserError(
+                    f"The file {path!r} in {self.root!r} has changed since this run began (it {problem}): run it again."
+                )
+        return pixels
 
     def _check(self, split: str, readable: list[ImageFile], unreadable: list[str]) -> None:
         if unreadable and (self.data.strict or not readable):

@@ -1,22 +1,27 @@
-"""The tf.data pipeline: it shuffles, batches, augments, normalises and prefetches the examples.
+"""The input pipeline: it shuffles, batches, augments, normalises and prefetches the examples.
 
 A batch is a function of (seed, step). The epoch is step // steps_per_epoch. (seed, epoch) determines a permutation of
 the examples, and the step takes a slice of it. A run can therefore resume at any step without the state of an iterator.
+
+tf.data makes the batches of examples in memory. Threads of Python decode those that are not, and do the same with them.
 """
 
-import concurrent.futures
 import itertools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, Float64, Int32, UInt8
 
 from jaxconv.config import Config
 from jaxconv.data import augment
+from jaxconv.data.encoded import Encoded
 from jaxconv.data.examples import Examples
 from jaxconv.data.order import permutation
 from jaxconv.data.tensorflow import import_tensorflow
+from jaxconv.platform import cache
+from jaxconv.platform.limits import cores
+from jaxconv.platform.threads import ahead
 
 PADDING = -1
 """The index in place of an example, in the last batch of an epoch."""
@@ -40,20 +45,32 @@ def fit_normalizer(examples: Examples) -> Normalizer:
 
     Returns:
         The mean and the standard deviation of each channel. A constant channel gets a standard deviation of 1.
+
+    Raises:
+        UserError: an image that is not in memory cannot be read.
     """
-    values = examples.images.reshape(-1, examples.images.shape[-1])
-    chunks = np.array_split(values, max(1, values.size >> 22))
-    mean, std = (_moments_of_bytes if values.dtype == np.uint8 else _moments_of_floats)(chunks)
+    images = examples.images
+    if isinstance(images, Encoded):
+        # The cache spares a run that goes on the decoding.
+        (counts,) = cache.arrays(f"histogram {images.digest()}", [], lambda: (_histogram(images.chunks()),))
+        mean, std = _moments_of_bytes(counts)
+    else:
+        values = images.reshape(-1, images.shape[-1])
+        chunks = np.array_split(values, max(1, values.size >> 22))
+        mean, std = _moments_of_bytes(_histogram(chunks)) if values.dtype == np.uint8 else _moments_of_floats(chunks)
     return Normalizer(mean.astype(np.float32), np.where(std > 0, std, 1.0).astype(np.float32))
 
 
-def _moments_of_bytes(chunks: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    # A histogram of the 256 values gives exact sums. It needs no copy of the images as floats.
-    channels = chunks[0].shape[-1]
-    counts = np.zeros((channels, 256))
-    for chunk in chunks:
-        for c in range(channels):
-            counts[c] += np.bincount(np.ascontiguousarray(chunk[:, c]), minlength=256)
+def _histogram(chunks: Iterable[UInt8[np.ndarray, "*shape channels"]]) -> Float64[np.ndarray, "channels 256"]:
+    """Count the values of each channel. This gives exact sums, and needs no copy of the images as floats."""
+    counts = [
+        np.array([np.bincount(chunk[..., c].ravel(), minlength=256) for c in range(chunk.shape[-1])], np.float64)
+        for chunk in chunks
+    ]
+    return np.sum(counts, axis=0)
+
+
+def _moments_of_bytes(counts: Float64[np.ndarray, "channels 256"]) -> tuple[np.ndarray, np.ndarray]:
     values = np.arange(256)
     weights = counts / counts.sum(axis=1, keepdims=True)
     mean = weights @ values
@@ -104,35 +121,52 @@ def train_batches(
         - image: float32 (batch_size, *spatial, channels), normalised.
         - label: int32 (batch_size,).
         - weight: float32 (batch_size,). It is 1 / the number of examples in the batch, and 0 for padding.
+
+        It raises UserError where an image that is not in memory cannot be read as before.
     """
     tf = import_tensorflow()
     n = len(examples.labels)
     n_drawn = 0 if augmentation is None else n
     steps = steps_per_epoch(examples, batch_size)
-    # The host makes the random numbers and passes them to tf.data through a queue. Do not use tf.numpy_function or
-    # Dataset.from_generator here: their threads run Python, and a process hangs if it ends before the iterator does.
-    queue = tf.queue.FIFOQueue(2, [tf.int32, tf.float32], [(steps, batch_size), (n_drawn, len(augment.DRAWS))])
+    epochs = range(start_step // steps, -(-end_step // steps))
 
     def random_numbers(epoch: int) -> tuple[np.ndarray, np.ndarray]:
         order = np.full(steps * batch_size, PADDING, np.int32)
         order[:n] = permutation(n, seed, epoch)
         return order.reshape(steps, batch_size), augment.draws(n_drawn, seed, epoch)
 
+    def parameters(draws: Any) -> dict[str, Any]:
+        if augmentation is None:
+            return {}
+        return augment.parameters(draws, augmentation, examples.images.shape[1:])
+
+    if isinstance(examples.images, Encoded):
+
+        def steps_of_epoch(epoch: int) -> list[tuple[np.ndarray, dict[str, np.ndarray]]]:
+            order, draws = random_numbers(epoch)
+            params = {name: of.numpy() for name, of in parameters(draws).items()}
+            return [(index, params) for index in order]
+
+        of_steps = itertools.chain.from_iterable(ahead(steps_of_epoch, epochs, threads=1, most=1))
+        first = start_step % steps
+        of_steps = itertools.islice(of_steps, first, first + end_step - start_step)
+        return _decode(examples.images, examples.labels, normalizer, of_steps, rows, augmentation)
+
+    # The host makes the random numbers and passes them to tf.data through a queue. Do not use tf.numpy_function or
+    # Dataset.from_generator here: their threads run Python, and a process hangs if it ends before the iterator does.
+    queue = tf.queue.FIFOQueue(2, [tf.int32, tf.float32], [(steps, batch_size), (n_drawn, len(augment.DRAWS))])
+
     def batches_of_epoch(_: Any) -> Any:
         order, draws = queue.dequeue()
-        params = {}
-        if augmentation is not None:
-            params = augment.parameters(draws, augmentation, examples.images.shape[1:])
-        params = {name: tf.gather(of, tf.maximum(order, 0)) for name, of in params.items()}
+        params = {name: tf.gather(of, tf.maximum(order, 0)) for name, of in parameters(draws).items()}
         return tf.data.Dataset.from_tensor_slices((order, params))
 
-    epochs = range(start_step // steps, -(-end_step // steps))
     batches = tf.data.Dataset.range(len(epochs)).flat_map(batches_of_epoch)
     batches = batches.skip(start_step % steps).take(end_step - start_step)
     iterator = _gather(examples, normalizer, batches, rows, augmentation)
 
     # The queue holds the numbers of the next epoch when an epoch starts, so tf.data prefetches across the border.
-    numbers = _one_ahead(random_numbers, epochs)
+    numbers = ahead(random_numbers, epochs, threads=1, most=1)
 
     def enqueue(count: int) -> None:
         for of_epoch in itertools.islice(numbers, count):
@@ -146,19 +180,6 @@ def train_batches(
     enqueue(2)
     # No generator: it would drop the iterator of tf.data, which may take a while, when the last batch is asked for.
     return itertools.starmap(feed, enumerate(iterator, start_step))
-
-
-def _one_ahead(function: Callable[[int], Any], arguments: Iterable[int]) -> Iterator[Any]:
-    """Return `map(function, arguments)`, but a thread computes the next value while the caller uses the last one."""
-    with concurrent.futures.ThreadPoolExecutor(1) as thread:
-        value = None
-        for argument in arguments:
-            next_value = thread.submit(function, argument)
-            if value is not None:
-                yield value.result()
-            value = next_value
-        if value is not None:
-            yield value.result()
 
 
 def eval_batches(
@@ -179,7 +200,10 @@ def eval_batches(
     steps = steps_per_epoch(examples, batch_size)
     indices = np.full(steps * batch_size, PADDING, np.int32)
     indices[: len(examples.labels)] = np.arange(len(examples.labels))
-    batches = tf.data.Dataset.from_tensor_slices((indices.reshape(steps, batch_size), {}))
+    indices = indices.reshape(steps, batch_size)
+    if isinstance(examples.images, Encoded):
+        return _decode(examples.images, examples.labels, normalizer, ((index, {}) for index in indices), rows)
+    batches = tf.data.Dataset.from_tensor_slices((indices, {}))
     return _gather(examples, normalizer, batches, rows)
 
 
@@ -198,23 +222,74 @@ def _gather(
     """
     tf = import_tensorflow()
     images, labels = tf.constant(examples.images), tf.constant(examples.labels)
-    # Repeated for all pixels of an image, because TensorFlow is slow when the last axis is as short as the channels.
-    pixels = np.prod(examples.images.shape[1:-1])
-    mean, std = np.tile(normalizer.mean, pixels), np.tile(normalizer.std, pixels)
-    transform = augment.transformer(augmentation, *normalizer) if augmentation is not None else None
+    finish = _finisher(examples.images.shape[1:], normalizer, augmentation)
 
     def batch(index: Any, params: dict[str, Any]) -> dict[str, Any]:
         weight = tf.cast(index != PADDING, tf.float32)
         weight /= tf.reduce_sum(weight)  # over the whole batch
         index, weight = tf.maximum(index[rows], 0), weight[rows]
         params = {name: of[rows] for name, of in params.items()}
-        image = tf.gather(images, index)
-        image = transform(image, params) if transform else tf.cast(image, tf.float32)
         return {
-            "image": tf.reshape((tf.reshape(image, [-1, mean.size]) - mean) / std, image.shape),
+            "image": finish(tf.gather(images, index), params),
             "label": tf.gather(labels, index),
             "weight": weight,
         }
 
     dataset = batches.map(batch, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
     return dataset.as_numpy_iterator()
+
+
+def _decode(
+    images: Encoded,
+    labels: Int32[np.ndarray, " examples"],
+    normalizer: Normalizer,
+    batches: Iterable[tuple[Int32[np.ndarray, " batch_size"], dict[str, np.ndarray]]],
+    rows: slice,
+    augmentation: Config | None = None,
+) -> Iterator[dict[str, np.ndarray]]:
+    """Return an iterator over the batches of `_gather`, for images that are not in memory.
+
+    A batch for each thread, and one more, is made ahead. The threads end with the iterator.
+
+    Args:
+        images: the images.
+        labels: their classes.
+        normalizer: the statistics of the training split.
+        batches: pairs: the indices of a batch, with `PADDING` for no example, and the parameters of the augmentation
+            of all examples, a dict of float32 (examples,).
+        rows: the rows of each batch to decode.
+        augmentation: config.augment, or None for no augmentation.
+    """
+    finish = _finisher(images.shape[1:], normalizer, augmentation)
+
+    def batch(numbers: tuple[np.ndarray, dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+        index, params = numbers
+        weight = (index != PADDING).astype(np.float32)
+        weight /= weight.sum()  # over the whole batch
+        index, weight = np.maximum(index[rows], 0), weight[rows]
+        params = {name: of[index] for name, of in params.items()}
+        different, place = np.unique(index, return_inverse=True)  # padding repeats an example
+        return {
+            "image": finish(images[different][place], params).numpy(),
+            "label": labels[index],
+            "weight": weight,
+        }
+
+    return ahead(batch, batches, threads=cores(), most=cores() + 1)
+
+
+def _finisher(
+    image_shape: tuple[int, ...], normalizer: Normalizer, augmentation: Config | None
+) -> Callable[[Any, dict[str, Any]], Any]:
+    """Return the function in TensorFlow that augments and normalises a batch of images, with parameters for each."""
+    tf = import_tensorflow()
+    # Repeated for all pixels of an image, because TensorFlow is slow when the last axis is as short as the channels.
+    pixels = np.prod(image_shape[:-1])
+    mean, std = np.tile(normalizer.mean, pixels), np.tile(normalizer.std, pixels)
+    transform = augment.transformer(augmentation, *normalizer) if augmentation is not None else None
+
+    def finish(image: Any, params: dict[str, Any]) -> Any:
+        image = transform(image, params) if transform else tf.cast(image, tf.float32)
+        return tf.reshape((tf.reshape(image, [-1, mean.size]) - mean) / std, image.shape)
+
+    return finish

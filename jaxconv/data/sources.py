@@ -5,6 +5,7 @@ from collections.abc import Callable
 from jaxconv.config import Config
 from jaxconv.data import clips, folder, sample, signals, tfds
 from jaxconv.data.examples import Source
+from jaxconv.errors import ConfigError
 
 SOURCES: dict[str, Callable[[], Source]] = {
     "mnist_sample": sample.mnist_sample,
@@ -28,10 +29,15 @@ def open_source(data: Config) -> Source:
     Raises:
         UserError: the data set is not on this machine and cannot be downloaded.
         ConfigError: the data set is unknown, or its examples are not arrays of one shape with one class each, or
-            config.data.dir is not a folder of images.
+            config.data.dir is not a folder of images, or config.data.in_memory="no" and they are no encoded images.
     """
     if data.name == "image_folder":
         return folder.image_folder(data)
     if data.name in SOURCES:
+        if data.in_memory == "no":
+            raise ConfigError(
+                "config.data.in_memory='no' is for images that are decoded, and those of "
+                f"config.data.name={data.name!r} are made in memory: leave it at 'auto'."
+            )
         return SOURCES[data.name]()
     return tfds.open_set(data, others=[*SOURCES, "image_folder"])

@@ -3,19 +3,24 @@
 import contextlib
 import os
 import sys
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import UInt8
 
 from jaxconv.config import Config, did_you_mean
-from jaxconv.data.examples import Examples, Source, check, check_memory, parts
+from jaxconv.data.encoded import Encoded
+from jaxconv.data.examples import Examples, Source, check, check_memory, is_in_memory, parts
 from jaxconv.data.tensorflow import import_tensorflow, import_tfds
 from jaxconv.errors import ConfigError, UserError
 from jaxconv.platform import cache, compatibility
 
 _KINDS = ("Image", "Video", "Audio", "Tensor")
 """The features of TFDS that can be the input of a net. Where a set has several, the first kind counts."""
+
+_RECORDS = 256
+"""Encoded images that are taken from the records at a time."""
 
 
 def open_set(data: Config, others: Collection[str]) -> Source:
@@ -27,7 +32,8 @@ def open_set(data: Config, others: Collection[str]) -> Source:
 
     Raises:
         UserError: the set is not on this machine and cannot be downloaded.
-        ConfigError: there is no such set, or its examples are not arrays of one shape with one class each.
+        ConfigError: there is no such set, or its examples are not arrays of one shape with one class each, or
+            config.data.in_memory="no" and they are not encoded images of bytes.
     """
     tfds = import_tfds()
     try:
@@ -43,6 +49,13 @@ def open_set(data: Config, others: Collection[str]) -> Source:
     image, label = _input_and_label(builder.info, data.name)
     feature, class_names = builder.info.features[image], tuple(builder.info.features[label].names)
     image_shape = feature.shape if len(feature.shape) > 1 else (*feature.shape, 1)
+    is_encoded = type(feature).__name__ == "Image" and feature.np_dtype == np.uint8
+    if data.in_memory == "no" and not is_encoded:
+        raise ConfigError(
+            "config.data.in_memory='no' is for encoded images of bytes, and the examples of "
+            f"config.data.name={data.name!r} are {type(feature).__name__} of {np.dtype(feature.np_dtype)}: leave it at "
+            "'auto'."
+        )
 
     def check_split(split: str) -> list[tuple[str, slice]]:
         return parts(split, builder.info.splits, data.name)
@@ -54,22 +67,70 @@ def open_set(data: Config, others: Collection[str]) -> Source:
         images = images if images.dtype == np.uint8 else images.astype(np.float32, copy=False)
         return images, arrays[label].astype(np.int32)
 
-    def load(split: str) -> Examples:
-        examples = sum(part.stop - part.start for _, part in check_split(split))
-        dtype, advice = np.dtype(feature.np_dtype), "take a part of it, such as 'train[:10%]'"
-        check_memory(f"The split {split!r} of {data.name!r}", examples, image_shape, dtype, advice)
-        files = [file for info in builder.info.splits.values() for file in info.filepaths]
+    @contextlib.contextmanager
+    def reading(split: str) -> Iterator[None]:
         try:
-            arrays = cache.arrays(f"{builder.info.full_name} {split} {image_shape}", files, lambda: decode(split))
+            yield
         except (OSError, import_tensorflow().errors.OpError) as error:
             reason = " ".join(str(error).split())[:200]
             raise UserError(
                 f"The split {split!r} of {data.name!r} in {_data_dir(data)} cannot be read: see to the disk, or "
                 f"prepare the set anew. ({reason})"
             ) from None
+
+    def encoded(split: str) -> tuple[Encoded, np.ndarray]:
+        items, labels = _records(builder, split, image, label)
+        decode_some = _decoder(feature)
+
+        def decode(items: Sequence[bytes]) -> np.ndarray:
+            with reading(split):
+                return decode_some(items)
+
+        return Encoded(items, image_shape, decode=decode, identity=bytes), labels
+
+    def load(split: str) -> Examples:
+        examples = sum(part.stop - part.start for _, part in check_split(split))
+        if is_encoded and not is_in_memory(data.in_memory, examples, image_shape):
+            with reading(split):
+                return check(Examples(*encoded(split)), len(class_names), repr(split))
+        dtype, advice = np.dtype(feature.np_dtype), "take a part of it, such as 'train[:10%]'"
+        advice = f"set config.data.in_memory='no', or {advice}" if is_encoded else advice
+        check_memory(f"The split {split!r} of {data.name!r}", examples, image_shape, dtype, advice)
+        files = [file for info in builder.info.splits.values() for file in info.filepaths]
+        with reading(split):
+            arrays = cache.arrays(f"{builder.info.full_name} {split} {image_shape}", files, lambda: decode(split))
         return check(Examples(*arrays), len(class_names), repr(split))
 
     return Source(class_names, image_shape, builder.info.full_name, load, check_split)
+
+
+def _records(builder: Any, split: str, image: str, label: str) -> tuple[list[bytes], np.ndarray]:
+    """Return the encoded images of a split, in the order of the records, and the labels, int32."""
+    tfds = import_tfds()
+    decoders = tfds.decode.PartialDecoding(
+        {image: True, label: True},
+        decoders={image: tfds.decode.SkipDecoding()},  # type: ignore[dict-item]
+    )
+    # Without the cache of TFDS, which would keep the records a second time.
+    batches = builder.as_dataset(
+        split=split, batch_size=_RECORDS, decoders=decoders, read_config=tfds.ReadConfig(try_autocache=False)
+    )
+    items, labels = [], []
+    for batch in tfds.as_numpy(batches):
+        items += batch[image].tolist()
+        labels.append(batch[label].astype(np.int32))
+    return items, np.concatenate(labels)
+
+
+def _decoder(feature: Any) -> Callable[[Sequence[bytes]], UInt8[np.ndarray, "items height width channels"]]:
+    """Return a function that decodes images as TFDS does. Pillow decodes JPEGs to other values."""
+    tf = import_tensorflow()
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
+    def decode(encoded: Any) -> Any:
+        return tf.map_fn(feature.decode_example, encoded, fn_output_signature=tf.uint8)
+
+    return lambda items: decode(tf.constant(items)).numpy()
 
 
 def _input_and_label(info: Any, name: str) -> tuple[str, str]:

@@ -15,6 +15,8 @@ from jaxconv.data.examples import Examples
 from jaxconv.errors import UserError
 from jaxconv.models import attribution, registry, summary
 from jaxconv.parallel.mesh import make_mesh
+from jaxconv.platform.limits import cores
+from jaxconv.platform.threads import ahead
 from jaxconv.report import charts, examples, layers, measures, page
 from jaxconv.report.page import Figure
 from jaxconv.runs import predictions as kept
@@ -130,7 +132,9 @@ def _predict(config: Config, net: Trained, split: Examples) -> Predictions:
     size = mesh.size * (_BATCH // mesh.size or 1)
     forward = predict.compile_forward(net, config, mesh, size)
     starts = range(0, len(split.labels), size)
-    probabilities = np.concatenate([forward(split.images[start : start + size]) for start in starts])
+    # Images that are not in memory are decoded meanwhile.
+    batches = ahead(lambda start: split.images[start : start + size], starts, threads=cores(), most=cores())
+    probabilities = np.concatenate([forward(batch) for batch in batches])
     return Predictions(config.data.validation, split.labels, probabilities)
 
 
@@ -252,7 +256,7 @@ def _samples(net: Trained, data: Data) -> list[tuple[Figure, str]]:
     names = [net.signature.class_names[label] for label in data.train.labels[:SAMPLES]]
     return [
         (examples.draw(image, f"sample_{number}", f"A training example of class {name}."), name)
-        for number, (image, name) in enumerate(zip(data.train.images, names, strict=False), start=1)
+        for number, (image, name) in enumerate(zip(data.train.images[:SAMPLES], names, strict=True), start=1)
     ]
 
 

@@ -69,6 +69,7 @@ def test_what_a_step_computes_at_a_time_counts(tiny, monkeypatch):
 
 
 def test_a_set_that_cannot_fit_is_refused_before_it_is_read(tiny, monkeypatch):
+    tiny.data.in_memory = "yes"
     source = sources.open_source(tiny.data)
     monkeypatch.setattr(tfds.cache, "arrays", lambda *arguments: pytest.fail("read"))
     monkeypatch.setattr(limits, "free_memory", lambda: 2 * 210 * 192 - 1)
