@@ -16,7 +16,10 @@ MOST_IN_MEMORY = 4_000_000_000
 """The bytes of decoded images that stay in memory where config.data.in_memory="auto"."""
 
 _COPIES = 2
-"""Copies of bytes in memory: one decoded, one for the pipeline."""
+"""Copies of bytes in memory while a split is loaded: one decoded, one aligned."""
+
+ALIGNMENT = 64
+"""Bytes. TensorFlow and JAX take an array at a multiple of them without a copy of their own."""
 
 
 class Examples(NamedTuple):
@@ -69,7 +72,7 @@ def check(examples: Examples, num_classes: int, name: str, like: Examples | None
         like: the training split, if the images must have the shape of its images.
 
     Returns:
-        The examples, unchanged.
+        The examples, at an aligned address, see `aligned`.
 
     Raises:
         ConfigError: the arrays do not meet these conditions, or hold no example.
@@ -97,7 +100,18 @@ def check(examples: Examples, num_classes: int, name: str, like: Examples | None
                 f"{name} holds NaN or infinity in {len(bad)} of its {len(images)} examples, first in example {bad[0]} "
                 "(from 0): mend the data or leave these examples out."
             )
-    return examples
+    return examples if isinstance(images, Encoded) else Examples(aligned(images), labels)
+
+
+def aligned(array: np.ndarray) -> np.ndarray:
+    """Return an array with its address a multiple of `ALIGNMENT`. It is copied if it has another one."""
+    if array.flags.carray and array.ctypes.data % ALIGNMENT == 0:
+        return array
+    buffer = np.empty(array.nbytes + ALIGNMENT, np.uint8)
+    start = -buffer.ctypes.data % ALIGNMENT
+    copy = buffer[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    copy[...] = array
+    return copy
 
 
 def is_in_memory(in_memory: str, examples: int, image_shape: tuple[int, ...]) -> bool:

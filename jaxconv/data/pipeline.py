@@ -16,7 +16,7 @@ from jaxtyping import Float32, Float64, Int32, UInt8
 from jaxconv.config import Config
 from jaxconv.data import augment
 from jaxconv.data.encoded import Encoded
-from jaxconv.data.examples import Examples
+from jaxconv.data.examples import Examples, aligned
 from jaxconv.data.order import permutation
 from jaxconv.data.tensorflow import import_tensorflow
 from jaxconv.platform import cache
@@ -221,7 +221,7 @@ def _gather(
         augmentation: config.augment, or None for no augmentation.
     """
     tf = import_tensorflow()
-    images, labels = tf.constant(examples.images), tf.constant(examples.labels)
+    images, labels = _tensor(examples.images), tf.constant(examples.labels)
     finish = _finisher(examples.images.shape[1:], normalizer, augmentation)
 
     def batch(index: Any, params: dict[str, Any]) -> dict[str, Any]:
@@ -237,6 +237,11 @@ def _gather(
 
     dataset = batches.map(batch, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
     return dataset.as_numpy_iterator()
+
+
+def _tensor(array: Any) -> Any:
+    """Return an array as a tensor that shares its memory, if `aligned` made it. tf.constant takes two copies."""
+    return import_tensorflow().experimental.dlpack.from_dlpack(aligned(array).__dlpack__())
 
 
 def _decode(
