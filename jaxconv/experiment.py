@@ -147,7 +147,9 @@ def create(
         ConfigError: they cannot be made as the config asks, or do not fit into memory.
     """
     kernels = dispatch.KERNELS[config.ops]
-    model = registry.create_model(config.model, num_classes, kernels, frozen_stages=config.freeze_stages)
+    model = registry.create_model(
+        config.model, num_classes, kernels, frozen_stages=config.freeze_stages, remat=config.remat
+    )
     schedule = create_schedule(config.optimizer, num_epochs=config.num_epochs, steps_per_epoch=steps_per_epoch)
     optimizer = create_optimizer(config.optimizer, schedule, clip_norm=config.clip_norm)
     state = functools.partial(
@@ -205,9 +207,12 @@ def compile_steps(
         "weight": jax.ShapeDtypeStruct((config.batch_size,), "float32", sharding=split),
     }
     train_step = jax.jit(make_train_step(config, class_weights), donate_argnums=0, out_shardings=whole)
+    # This pass of XLA for a CPU removes the barriers of remat before equal computations are merged, which undoes it.
+    on_cpu = mesh.devices.flat[0].platform == "cpu"
+    options: Any = {"xla_disable_hlo_passes": "cse_barrier_expander"} if config.remat and on_cpu else None
     with jax.set_mesh(mesh):  # for the operations that divide themselves among its devices
         return (
-            train_step.lower(state, batch).compile(),
+            train_step.lower(state, batch).compile(options),
             jax.jit(eval_step, out_shardings=whole).lower(state, batch, state.epoch_sums).compile(),
         )
 

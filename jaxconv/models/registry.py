@@ -34,7 +34,12 @@ def resolve(model: Config) -> Config:
 
 
 def create_model(
-    model: Config, num_classes: int, kernels: dispatch.Kernels = dispatch.STOCK, *, frozen_stages: int = 0
+    model: Config,
+    num_classes: int,
+    kernels: dispatch.Kernels = dispatch.STOCK,
+    *,
+    frozen_stages: int = 0,
+    remat: bool = False,
 ) -> nn.Module:
     """Create the Flax module that config.model describes.
 
@@ -43,6 +48,7 @@ def create_model(
         num_classes: number of logits.
         kernels: the forms of its operations.
         frozen_stages: stages, from the first, that are not trained.
+        remat: whether training computes each stage again for its gradient.
 
     Raises:
         ConfigError: there are fewer stages, or no member has the name of the model.
@@ -53,7 +59,7 @@ def create_model(
             f"config.freeze_stages={frozen_stages}, but the net has {stages} stage{'s' * (stages != 1)}, by "
             "config.model.filters: freeze at most so many."
         )
-    return ConvNet(num_classes=num_classes, kernels=kernels, frozen_stages=frozen_stages, **fields)
+    return ConvNet(num_classes=num_classes, kernels=kernels, frozen_stages=frozen_stages, remat=remat, **fields)
 
 
 def frozen_layers(config: Config) -> list[str]:
