@@ -109,6 +109,11 @@ FIELDS: dict[str, Field] = {
     "accumulate_steps": Field(
         1, "parts of each batch that a step computes one after the other, to take less memory; 1: all at once", _SIZE
     ),
+    "remat": Field(
+        False,
+        "keep the input of each stage alone for the gradient, and compute the stage again, to take less memory "
+        "(arXiv:1604.06174)",
+    ),
     "num_devices": Field(int, "devices to split each batch among; None: all there are", _SIZE),
     "ops": Field(
         "auto",

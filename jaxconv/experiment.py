@@ -150,7 +150,12 @@ def create(
     """
     kernels = dispatch.KERNELS[config.ops]
     model = registry.create_model(
-        config.model, num_classes, kernels, frozen_stages=config.freeze_stages, dtype=config.compute_dtype
+        config.model,
+        num_classes,
+        kernels,
+        frozen_stages=config.freeze_stages,
+        dtype=config.compute_dtype,
+        remat=config.remat,
     )
     schedule = create_schedule(config.optimizer, num_epochs=config.num_epochs, steps_per_epoch=steps_per_epoch)
     optimizer = create_optimizer(config.optimizer, schedule, clip_norm=config.clip_norm)
@@ -219,7 +224,12 @@ def compile_steps(
 
 def compiler_options(config: Config, platform: str) -> dict[str, str | bool]:
     """Return the options of XLA for the steps on a platform, such as "gpu"."""
-    return {"xla_gpu_deterministic_ops": True} if platform == "gpu" and config.deterministic else {}
+    if platform == "gpu" and config.deterministic:
+        return {"xla_gpu_deterministic_ops": True}
+    if platform == "cpu" and config.remat:
+        # This pass removes the barriers of remat before equal computations are merged, which undoes it.
+        return {"xla_disable_hlo_passes": "cse_barrier_expander"}
+    return {}
 
 
 class Evaluation(NamedTuple):

@@ -13,10 +13,11 @@ from jaxconv.data import pipeline
 from jaxconv.data.tensorflow import import_tfds
 from jaxconv.errors import ConfigError, UserError
 from jaxconv.evaluate import evaluate
+from jaxconv.parallel.mesh import make_mesh
 from jaxconv.runs import checkpoint
 from jaxconv.runs.workdir import claim
 from jaxconv.train import train
-from tests.conftest import prepare, read
+from tests.conftest import TINY_SHAPE, prepare, read
 
 
 @pytest.fixture
@@ -201,6 +202,33 @@ def test_a_run_with_an_average(tiny, tmp_path, capsys):
     train(tiny, tmp_path / "next")
     taken, _ = checkpoint.restore_best_variables(tmp_path / "next")
     jax.tree.map(np.testing.assert_array_equal, taken["params"], average["params"])
+
+
+# ---- Remat
+
+
+def test_remat_takes_less_memory_on_a_cpu(tiny):
+    tiny.model.filters, tiny.model.pool_size = ((8, 8),) * 4, 1
+
+    def temporary_bytes(remat):
+        tiny.remat = remat
+        config = experiment.resolve(tiny)
+        mesh = make_mesh(1, config.batch_size)
+        _, _, state = experiment.create(config, mesh, TINY_SHAPE, num_classes=4, steps_per_epoch=3)
+        step, _ = experiment.compile_steps(config, mesh, state, TINY_SHAPE)
+        return step.memory_analysis().temp_size_in_bytes
+
+    assert temporary_bytes(remat=True) < 0.75 * temporary_bytes(remat=False)
+
+
+def test_a_run_with_remat_is_as_one_without(tiny, tmp_path, capsys):
+    plain = train(tiny, tmp_path / "plain")
+    tiny.remat = True
+    summary = train(tiny, tmp_path / "run")
+    assert summary["test_loss"] == pytest.approx(plain["test_loss"], rel=1e-3)
+    tiny.remat, tiny.init_from, tiny.num_epochs = False, str(tmp_path / "run"), 1
+    train(tiny, tmp_path / "next")
+    assert f"Starts from {tmp_path}/run, epoch {summary['best_epoch']}: all 3 layers." in capsys.readouterr().err
 
 
 # ---- Start from another run

@@ -66,6 +66,8 @@ class ConvNet(nn.Module):
     frozen_stages: int = 0
     """Stages, from the first, that are not trained: no gradient flows into them, and their batch norm uses and keeps
     its running statistics."""
+    remat: bool = False
+    """Whether training keeps the input of each stage alone, and computes the stage again for its gradient."""
 
     @nn.compact
     def __call__(
@@ -105,13 +107,18 @@ class ConvNet(nn.Module):
         def drop(x: Array, rate: float) -> Array:
             return self.kernels.dropout(x, rate, self.make_rng("dropout")) if train and rate else x
 
-        for stage, all_filters in enumerate(self.filters, start=1):
+        def compute(_: nn.Module, x: Array, stage: int) -> Array:
+            all_filters = self.filters[stage - 1]
             for number, filters in enumerate(all_filters, start=1):
                 x = convolve(x, filters, stage, f"Convolution {number} of stage {stage}")
                 if number < len(all_filters) or not pools_first:
                     x = activation(x)
             x = pool(x, f"The pooling of stage {stage}")
-            x = self._expose(f"stage_{stage}", activation(x) if pools_first else x)
+            return activation(x) if pools_first else x
+
+        compute = nn.remat(compute, static_argnums=(2,)) if self.remat and train else compute
+        for stage in range(1, 1 + len(self.filters)):
+            x = self._expose(f"stage_{stage}", compute(self, x, stage))
             if stage == self.frozen_stages:
                 x = jax.lax.stop_gradient(x)  # so that no gradient is computed for this stage and those before
             x = drop(x, self.dropout)

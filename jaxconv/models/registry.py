@@ -40,6 +40,7 @@ def create_model(
     *,
     frozen_stages: int = 0,
     dtype: str = "float32",
+    remat: bool = False,
 ) -> nn.Module:
     """Create the Flax module that config.model describes.
 
@@ -49,6 +50,7 @@ def create_model(
         kernels: the forms of its operations.
         frozen_stages: stages, from the first, that are not trained.
         dtype: config.compute_dtype.
+        remat: whether training computes each stage again for its gradient.
 
     Raises:
         ConfigError: there are fewer stages, or no member has the name of the model.
@@ -59,7 +61,9 @@ def create_model(
             f"config.freeze_stages={frozen_stages}, but the net has {stages} stage{'s' * (stages != 1)}, by "
             "config.model.filters: freeze at most so many."
         )
-    return ConvNet(num_classes=num_classes, kernels=kernels, frozen_stages=frozen_stages, dtype=dtype, **fields)
+    return ConvNet(
+        num_classes=num_classes, kernels=kernels, frozen_stages=frozen_stages, dtype=dtype, remat=remat, **fields
+    )
 
 
 def frozen_layers(config: Config) -> list[str]:

@@ -19,7 +19,7 @@ from jaxconv.errors import ConfigError, UserError
 from jaxconv.models import registry
 from jaxconv.runs import interrupt
 
-FREE_TO_CHANGE = {"num_devices", "ops", "checkpoint_every_steps", "stop_on_nan", "report"}
+FREE_TO_CHANGE = {"num_devices", "ops", "deterministic", "checkpoint_every_steps", "stop_on_nan", "report"}
 FREE_TO_CHANGE |= {"data.data_dir", "data.dir", "data.strict", "data.in_memory"}
 """Fields that may differ between two starts of one run: they change results by rounding at most. signature.json notices
 other data."""

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from jaxconv.errors import ConfigError
-from jaxconv.models.layers import Flatten
+from jaxconv.models.layers import BatchNorm, Conv, Flatten
 from jaxconv.platform import limits
 from jaxconv.training.state import TrainState
 
@@ -18,6 +18,8 @@ def check_net(
     model: nn.Module, create: Callable[[], TrainState], image_shape: tuple[int, ...], batch_size: int, mesh: Mesh
 ) -> None:
     """Check that a step of training fits, by a lower bound that counts each layer's output once.
+
+    With remat, it counts none of those that are computed again.
 
     Args:
         model: the net.
@@ -32,8 +34,10 @@ def check_net(
     state = jax.eval_shape(create)
     images = jax.ShapeDtypeStruct((batch_size, *image_shape), jnp.float32)
 
+    not_kept = (Flatten, Conv, BatchNorm) if getattr(model, "remat", False) else Flatten
+
     def takes_memory(module: nn.Module, method: str) -> bool:
-        return method == "__call__" and not isinstance(module, Flatten)
+        return method == "__call__" and not isinstance(module, not_kept)
 
     def outputs(variables: Any, images: jax.Array) -> Any:
         _, captured = model.apply(variables, images, train=False, capture_intermediates=takes_memory)

@@ -1,6 +1,7 @@
 """The lecture's family of nets against Keras: parameters, shapes and values."""
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +11,11 @@ import pytest
 
 from jaxconv.config import default_config
 from jaxconv.errors import ConfigError
+from jaxconv.models import attribution
 from jaxconv.models.convnet import ConvNet
 from jaxconv.models.registry import MEMBERS, create_model, num_params
+from jaxconv.ops import dispatch
+from tests.ops.conftest import FORMS
 
 INPUTS = {"mlp": (28, 28, 1), "lenet": (28, 28, 1), "cifar_simple": (32, 32, 3), "cifar_deep": (32, 32, 3)}
 
@@ -335,3 +339,82 @@ def test_windows_that_fit_exactly_leave_one_value():
     assert (
         init(ConvNet(10, filters=((2,),), pool_size=9, pool_padding="same"), (6, 6, 1))["logits"]["kernel"].size == 20
     )
+
+
+# ---- Remat
+
+
+def value_and_gradient(net, ops):
+    """A function of parameters, statistics and images: a loss of training, the new statistics, and the gradient."""
+    net = net.clone(kernels=dispatch.KERNELS[ops])
+
+    def loss(params, statistics, x):
+        logits, after = net.apply(
+            {"params": params, **statistics},
+            x,
+            train=True,
+            weight=jnp.ones(len(x)),
+            rngs={"dropout": jax.random.key(3)},
+            mutable=["batch_stats"],
+        )
+        return jnp.mean(logits**2), after
+
+    return jax.value_and_grad(loss, has_aux=True)
+
+
+DEEP = ConvNet(3, filters=((4, 5), (6, 7)), dense=(6,), batch_norm=True, dropout=0.3, dense_dropout=0.2)
+
+
+@pytest.mark.parametrize("ops", ["stock", *FORMS])
+def test_remat_changes_neither_names_nor_values_nor_gradients(ops):
+    remat = DEEP.clone(remat=True)
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(6, 8, 8, 2)), jnp.float32)
+    variables = jax.jit(functools.partial(DEEP.init, train=False))(jax.random.key(0), x)
+    assert jax.tree.structure(jax.eval_shape(functools.partial(remat.init, train=False), jax.random.key(0), x)) == (
+        jax.tree.structure(variables)
+    )
+    params = variables.pop("params")
+    got, expected = (jax.jit(value_and_gradient(net, ops))(params, variables, x) for net in (remat, DEEP))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), got, expected)
+
+
+@pytest.mark.parametrize("ops", ["stock", *FORMS])
+def test_with_remat_less_is_kept_for_the_gradient(ops):
+    """The inputs of the stages, and what the dense layers need, but no output of a convolution."""
+    x = jax.ShapeDtypeStruct((6, 8, 8, 2), jnp.float32)
+
+    def kept(net):
+        net = net.clone(kernels=dispatch.KERNELS[ops])
+        variables = jax.eval_shape(lambda: net.init(jax.random.key(0), jnp.zeros(x.shape), train=False))
+        statistics = {"batch_stats": variables["batch_stats"]}
+
+        def linearized(params, statistics, x):
+            def logits(params):
+                rngs = {"dropout": jax.random.key(3)}
+                applied = net.apply({"params": params, **statistics}, x, train=True, rngs=rngs, mutable=["batch_stats"])
+                return applied[0]
+
+            return jax.vjp(logits, params)[1]
+
+        return [leaf.shape for leaf in jax.tree.leaves(jax.eval_shape(linearized, variables["params"], statistics, x))]
+
+    plain, remat = kept(DEEP), kept(DEEP.clone(remat=True))
+    outputs = {(6, 8, 8, 4), (6, 8, 8, 5), (6, 4, 4, 6), (6, 4, 4, 7)}
+    assert outputs <= set(plain)
+    assert not outputs & set(remat)
+    assert sum(map(math.prod, remat)) < sum(map(math.prod, plain)) / 3
+
+
+def test_a_net_with_remat_is_read_as_any_other():
+    net = DEEP.clone(remat=True)
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 8, 8, 2)), jnp.float32)
+    variables = jax.jit(functools.partial(net.init, train=False))(jax.random.key(0), x)
+    classes = jnp.asarray([0, 2])
+    for read in (attribution.feature_maps, functools.partial(attribution.grad_cam, classes=classes)):
+        with_remat, plain = (jax.jit(functools.partial(read, net))(variables, x) for net in (net, DEEP))
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), with_remat, plain)
+
+    def stages(variables, x):  # in training, where stages are computed again
+        return net.apply(variables, x, train=True, rngs={"dropout": jax.random.key(3)}, mutable=True)[1]["stages"]
+
+    assert list(jax.eval_shape(stages, variables, x)) == ["stage_1", "stage_2"]

@@ -66,6 +66,12 @@ def test_what_a_step_computes_at_a_time_counts(tiny, monkeypatch):
         create()
     tiny.accumulate_steps = 2
     create()
+    tiny.accumulate_steps = 1
+    monkeypatch.setattr(limits, "free_memory", lambda: 4 * (4 * 668 + 2 + 16 * (192 + 64 + 8 + 4 + 4)))
+    with pytest.raises(ConfigError):
+        create()
+    tiny.remat = True
+    create()
 
 
 def test_a_set_that_cannot_fit_is_refused_before_it_is_read(tiny, monkeypatch):

@@ -444,7 +444,7 @@ batch = {
 
 def run(count, **fields):
     config.update(fields)
-    model = create_model(config.model, 5, dispatch.KERNELS[config.ops])
+    model = create_model(config.model, 5, dispatch.KERNELS[config.ops], remat=config.remat)
     mesh = make_mesh(count, 16, config.accumulate_steps)
     state = create_state(model, create_optimizer(config.optimizer, optax.constant_schedule(0.1)), (8, 8, 3), seed=0)
     state, on_devices = jax.device_put(state, replicated(mesh)), jax.device_put(batch, split_by_example(mesh))
@@ -473,5 +473,8 @@ def on_four_devices(lines):
     assert process.returncode == 0, process.stderr
 
 
-def test_parts_are_the_same_on_several_devices():
-    on_four_devices("compare(run(4, ops=ops, accumulate_steps=4), run(1))")
+def test_parts_and_remat_are_the_same_on_several_devices():
+    on_four_devices("""
+        one = run(1, ops=ops, accumulate_steps=4, remat=False)
+        compare(run(4, remat=True), one)
+    """)
