@@ -80,8 +80,9 @@ class _Folder:
         readable = [file for i, file in enumerate(files) if i not in bad]
         unreadable = [f"{files[i].path!r} {reason}" for i, reason in bad.items()]
         self._check(split, readable, unreadable)
-        seen = _Seen(readable, unreadable, [digest.tobytes() for digest in digests])
-        if self.seen.setdefault(split, seen) != seen:
+        now = _Seen(readable, unreadable, [digest.tobytes() for digest in digests])
+        seen = self.seen.setdefault(split, now)
+        if seen != now:
             raise UserError(f"Files in the {self._of(split)} have changed since this run began: run it again.")
         labels = {class_name: label for label, class_name in enumerate(self.classes)}
         if pixels is None:

@@ -221,11 +221,14 @@ def test_a_run_is_the_one_in_memory(directory, kind, tmp_path):
         assert (tmp_path / "no/figures" / name).read_bytes() == (tmp_path / "yes/figures" / name).read_bytes()
 
 
+def arguments_of(root, epochs):
+    small = ["--config=configs/image_folder.py", f"--config.data.dir={root}", "--config.data.image_size=12"]
+    small += ["--config.model.filters=((4,),)", "--config.batch_size=16", "--config.num_devices=1"]
+    return [*small, f"--config.num_epochs={epochs}", "--config.checkpoint_every_steps=3", "--config.report=False"]
+
+
 def test_a_killed_run_on_a_folder_goes_on_as_if_nothing_had_happened(directory, tmp_path):
-    small = ["--config=configs/image_folder.py", f"--config.data.dir={directory / 'folder'}"]
-    small += ["--config.data.image_size=12", "--config.model.filters=((4,),)", "--config.batch_size=16"]
-    small += ["--config.num_epochs=5", "--config.checkpoint_every_steps=3", "--config.report=False"]
-    small += ["--config.num_devices=1"]
+    small = arguments_of(directory / "folder", epochs=5)
     launch(*small, f"--workdir={tmp_path}/whole", "--config.data.in_memory=yes")
     arguments = [*small, f"--workdir={tmp_path}/run", "--config.data.in_memory=no"]
     process = start(*arguments)
@@ -243,14 +246,26 @@ def test_a_killed_run_on_a_folder_goes_on_as_if_nothing_had_happened(directory, 
 
 
 def test_sigterm_in_an_epoch_ends_the_run_at_once(directory, tmp_path):
-    small = ["--config=configs/image_folder.py", f"--config.data.dir={directory / 'folder'}"]
-    small += ["--config.data.image_size=12", "--config.model.filters=((4,),)", "--config.batch_size=16"]
-    small += ["--config.num_epochs=1000", "--config.checkpoint_every_steps=3", "--config.data.in_memory=no"]
-    process = start(*small, f"--workdir={tmp_path}/run")
+    arguments = arguments_of(directory / "folder", epochs=100_000)
+    process = start(*arguments, f"--workdir={tmp_path}/run", "--config.data.in_memory=no")
     wait_for_step(tmp_path / "run", 3, process)
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=30)
     assert process.returncode == 143
+
+
+def test_a_file_that_goes_while_a_run_trains_ends_it_with_one_sentence(directory, tmp_path):
+    root = shutil.copytree(directory / "folder", tmp_path / "folder")
+    process = start(*arguments_of(root, 100_000), f"--workdir={tmp_path}/run", "--config.data.in_memory=no")
+    wait_for_step(tmp_path / "run", 3, process)
+    (root / "train/a/004.jpg").unlink()
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "Traceback" not in errors
+    assert errors.splitlines()[-1] == (
+        f"launch.py: The file 'train/a/004.jpg' in {str(root)!r} has changed since this run began (it cannot be "
+        "opened: no such file or directory): run it again."
+    )
 
 
 # ---- Threads
