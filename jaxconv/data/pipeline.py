@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, Int32
 
 from jaxconv.config import Config
 from jaxconv.data import augment
@@ -73,6 +73,12 @@ def steps_per_epoch(examples: Examples, batch_size: int) -> int:
     return -(-len(examples.labels) // batch_size)
 
 
+def padded(indices: Int32[np.ndarray, " n"], batch_size: int) -> Int32[np.ndarray, "steps batch"]:
+    """Cut indices into batches, and fill the last one with `PADDING`."""
+    steps = -(-len(indices) // batch_size)
+    return np.pad(indices, (0, steps * batch_size - len(indices)), constant_values=PADDING).reshape(steps, batch_size)
+
+
 def train_batches(
     examples: Examples,
     normalizer: Normalizer,
@@ -114,15 +120,13 @@ def train_batches(
     queue = tf.queue.FIFOQueue(2, [tf.int32, tf.float32], [(steps, batch_size), (n_drawn, len(augment.DRAWS))])
 
     def random_numbers(epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        order = np.full(steps * batch_size, PADDING, np.int32)
-        order[:n] = permutation(n, seed, epoch)
-        return order.reshape(steps, batch_size), augment.draws(n_drawn, seed, epoch)
+        return padded(permutation(n, seed, epoch), batch_size), augment.draws(n_drawn, seed, epoch)
 
     def batches_of_epoch(_: Any) -> Any:
         order, draws = queue.dequeue()
         params = {}
         if augmentation is not None:
-            params = augment.parameters(draws, augmentation, examples.images.shape[1:])
+            params = augment.parameters(augment.arrays.tensorflow(), draws, augmentation, examples.images.shape[1:])
         params = {name: tf.gather(of, tf.maximum(order, 0)) for name, of in params.items()}
         return tf.data.Dataset.from_tensor_slices((order, params))
 
@@ -132,7 +136,7 @@ def train_batches(
     iterator = _gather(examples, normalizer, batches, rows, augmentation)
 
     # The queue holds the numbers of the next epoch when an epoch starts, so tf.data prefetches across the border.
-    numbers = _one_ahead(random_numbers, epochs)
+    numbers = one_ahead(random_numbers, epochs)
 
     def enqueue(count: int) -> None:
         for of_epoch in itertools.islice(numbers, count):
@@ -148,7 +152,7 @@ def train_batches(
     return itertools.starmap(feed, enumerate(iterator, start_step))
 
 
-def _one_ahead(function: Callable[[int], Any], arguments: Iterable[int]) -> Iterator[Any]:
+def one_ahead(function: Callable[[int], Any], arguments: Iterable[int]) -> Iterator[Any]:
     """Return `map(function, arguments)`, but a thread computes the next value while the caller uses the last one."""
     with concurrent.futures.ThreadPoolExecutor(1) as thread:
         value = None
@@ -176,10 +180,8 @@ def eval_batches(
         An iterator over dicts, as of `train_batches`.
     """
     tf = import_tensorflow()
-    steps = steps_per_epoch(examples, batch_size)
-    indices = np.full(steps * batch_size, PADDING, np.int32)
-    indices[: len(examples.labels)] = np.arange(len(examples.labels))
-    batches = tf.data.Dataset.from_tensor_slices((indices.reshape(steps, batch_size), {}))
+    indices = padded(np.arange(len(examples.labels), dtype=np.int32), batch_size)
+    batches = tf.data.Dataset.from_tensor_slices((indices, {}))
     return _gather(examples, normalizer, batches, rows)
 
 
