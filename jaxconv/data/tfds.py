@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from jaxconv.config import Config, did_you_mean
-from jaxconv.data.examples import Examples, Source, check, check_memory, parts
+from jaxconv.data.examples import Examples, Source, check, check_memory
+from jaxconv.data.splits import parts
 from jaxconv.data.tensorflow import import_tensorflow, import_tfds
 from jaxconv.errors import ConfigError, UserError
 from jaxconv.platform import cache, compatibility
@@ -45,7 +46,7 @@ def open_set(data: Config, others: Collection[str]) -> Source:
     image_shape = feature.shape if len(feature.shape) > 1 else (*feature.shape, 1)
 
     def check_split(split: str) -> list[tuple[str, slice]]:
-        return parts(split, builder.info.splits, data.name)
+        return parts(split, {of: info.shard_lengths for of, info in builder.info.splits.items()}, data.name)
 
     def decode(split: str) -> tuple[np.ndarray, ...]:
         decoders = tfds.decode.PartialDecoding({image: True, label: True})
