@@ -175,6 +175,13 @@ FIELDS: dict[str, Field] = {
     "data.validation": Field("train[80%:]", "split to validate on after each epoch"),
     "data.test": Field("test", "split to test on once, at the end"),
     "data.data_dir": Field(str, "where the data is; None: $TFDS_DATA_DIR, or ~/tensorflow_datasets"),
+    "data.pipeline": Field(
+        "host",
+        'where batches are made: on the "host" by TensorFlow, or on the "device", which keeps the splits and does many '
+        'steps in one program; "auto": on the device where the splits take no more than a quarter of its free memory, '
+        "or where there is no TensorFlow",
+        _one_of("host", "device", "auto"),
+    ),
     "augment.rotation": Field(
         0.0,
         "rotate each training image, anew in every epoch, by up to this many degrees either way; 0: off",
