@@ -65,7 +65,7 @@ def jaxconv(dtype: str, name: str, batch_size: int) -> Run:
     config = experiment.resolve(config)
     net, mesh = NETS[name], make_mesh(config.num_devices, config.batch_size)
     _, _, state = experiment.create(config, mesh, net.shape, num_classes=10, steps_per_epoch=1000)
-    train_step, _ = experiment.compile_steps(config, mesh, state, net.shape)
+    train_step = experiment.compile_train_step(config, mesh, state, net.shape)
     images, labels = batch_of(net, batch_size)
     batch = {"image": images, "label": labels, "weight": np.full(batch_size, 1 / batch_size, np.float32)}
     batch = jax.device_put(batch, split_by_example(mesh))

@@ -53,7 +53,7 @@ def step(net: str, batch_size: int, num_devices: int) -> Run:
     config = experiment.resolve(config)
     mesh, shape = make_mesh(num_devices, batch_size), NETS[net].shape
     _, _, state = experiment.create(config, mesh, shape, num_classes=10, steps_per_epoch=1000)
-    train_step, _ = experiment.compile_steps(config, mesh, state, shape)
+    train_step = experiment.compile_train_step(config, mesh, state, shape)
     images, labels = batch_of(NETS[net], batch_size)
     batch = {"image": images, "label": labels, "weight": np.full(batch_size, 1 / batch_size, np.float32)}
     rows = own_rows(mesh, batch_size)

@@ -6,8 +6,9 @@ python -m benchmarks.train_epoch [--net=cifar_deep] [--peers=keras-tensorflow,to
 Each round runs every contestant's whole command once, in turn, and takes the fastest of its last two epochs. Beside
 images per second: seconds from the command to the end of the first step, and the peak of resident memory. The first
 start of this project is also measured cold, with nothing in its cache. "step alone" is our step from a batch in memory
-(benchmarks.train_step), "augmented" launch.py with the transformations of configs/cifar_deep_augment.py. Peers: pip
-install -e ".[benchmarks]".
+(benchmarks.train_step), and the column "of the step" is the share of its speed. "device" is launch.py with
+config.data.pipeline=device, "augmented" with the transformations of configs/cifar_deep_augment.py, and "augmented
+device" with both. Peers: pip install -e ".[benchmarks]".
 """
 
 import json
@@ -28,6 +29,8 @@ from benchmarks.epochs import PEERS
 from jaxconv import config as configs
 
 EPOCHS = 3
+OURS = ("jaxconv", "device", "augmented", "augmented device")
+"""The runs of launch.py."""
 
 _NET = flags.DEFINE_enum("net", "cifar_deep", list(NETS), "The net.")
 _PEERS = flags.DEFINE_list("peers", list(PEERS), f"Any of {', '.join(PEERS)}.")
@@ -77,8 +80,8 @@ def run_step(net: str, batch_size: int, env: dict[str, str]) -> dict[str, Any]:
     return {"images_per_s": [float(figure) for figure in figures]}
 
 
-def run_ours(net: str, examples: int, batch_size: int, env: dict[str, str], augmented: bool = False) -> dict[str, Any]:
-    """The same of launch.py, in a workdir of its own."""
+def run_ours(net: str, examples: int, batch_size: int, env: dict[str, str], kind: str = OURS[0]) -> dict[str, Any]:
+    """The same of launch.py, in a workdir of its own. `kind` is one of `OURS`."""
     with tempfile.TemporaryDirectory() as workdir:
         overrides = {
             "data.train": f"train[:{examples}]",
@@ -86,8 +89,9 @@ def run_ours(net: str, examples: int, batch_size: int, env: dict[str, str], augm
             "data.test": "test[:128]",
             "num_epochs": EPOCHS,
             "batch_size": batch_size,
+            "data.pipeline": "device" if "device" in kind else "host",
         }
-        if augmented:
+        if "augmented" in kind:
             augment = configs.load("configs/cifar_deep_augment.py").augment
             overrides |= {f"augment.{field}": value for field, value in augment.items()}
         flags = [f"--config.{key}={value}" for key, value in overrides.items()]
@@ -105,7 +109,7 @@ def measure(net: str, examples: int, batch_size: int) -> tuple[dict[str, list[An
         The outcomes of each, round by round; the seconds to the first step of a cold start of ours, None if it did not
         end; and whether Ctrl-C came first. The outcomes are then those of the rounds that were whole.
     """
-    runs: dict[str, list[Any]] = {name: [] for name in ("jaxconv", "augmented", "step alone", *_PEERS.value)}
+    runs: dict[str, list[Any]] = {name: [] for name in (*OURS, "step alone", *_PEERS.value)}
     cold = None
     try:
         with tempfile.TemporaryDirectory() as cache, interleave.progress() as say:
@@ -115,8 +119,8 @@ def measure(net: str, examples: int, batch_size: int) -> tuple[dict[str, list[An
             for number in range(_ROUNDS.value):
                 for name in runs:
                     say(f"round {number + 1}: {name}")
-                    if name in ("jaxconv", "augmented"):
-                        runs[name].append(run_ours(net, examples, batch_size, env, name == "augmented"))
+                    if name in OURS:
+                        runs[name].append(run_ours(net, examples, batch_size, env, name))
                     elif name == "step alone":
                         runs[name].append(run_step(net, batch_size, env))
                     else:
@@ -135,13 +139,17 @@ def main(argv: list[str]) -> None:
     rows, result = [], {}
     for name, outcomes in runs.items():
         if None in outcomes:
-            rows.append({"": name, "images/s": "missing"} | dict.fromkeys(("ratio", "first step", "peak memory"), ""))
+            rows.append(
+                {"": name, "images/s": "missing"}
+                | dict.fromkeys(("ratio", "of the step", "first step", "peak memory"), "")
+            )
             result[name] = None
             continue
         # The first epoch compiles; of the others the faster one.
         speeds = [max(outcome["images_per_s"][1:]) for outcome in outcomes]
         ours = [max(outcome["images_per_s"][1:]) for outcome in runs["jaxconv"]]
         middle, lowest, highest = interleave.ratio(ours, speeds)
+        of_step, *_ = interleave.ratio(speeds, [max(outcome["images_per_s"][1:]) for outcome in runs["step alone"]])
         first = peak = ""
         if name != "step alone":
             first = f"{statistics.median(outcome['seconds_to_first_step'] for outcome in outcomes):.1f} s"
@@ -151,11 +159,16 @@ def main(argv: list[str]) -> None:
                 "": name,
                 "images/s": f"{statistics.median(speeds):,.0f}",
                 "ratio": "" if name == "jaxconv" else f"{middle:.2f} ({lowest:.2f} to {highest:.2f})",
+                "of the step": "" if name == "step alone" else f"{of_step:.0%}",
                 "first step": first + (f" ({cold:.1f} cold)" if name == "jaxconv" else ""),
                 "peak memory": peak,
             }
         )
-        result[name] = {"runs": outcomes, "ratio": {"median": middle, "lowest": lowest, "highest": highest}}
+        result[name] = {
+            "runs": outcomes,
+            "ratio": {"median": middle, "lowest": lowest, "highest": highest},
+            "of_the_step": of_step,
+        }
     result = {
         "command": "python -m benchmarks.train_epoch",
         "net": net,

@@ -137,7 +137,7 @@ def _export(config: Config, arguments: Arguments) -> None:
     print(export.export(config, arguments.workdir))
 
 
-# A mode imports what it needs when it runs: --help, a wrong command line and a preview do not wait for JAX.
+# A mode imports what it needs when it runs: --help and a wrong command line do not wait for JAX.
 MODES: dict[str, Callable[[Config, Arguments], None]] = {
     "train": _train,
     "evaluate": _evaluate,

@@ -220,6 +220,13 @@ FIELDS: dict[str, Field] = {
         "folder, or of the split, take at most 4 GB and twice as much is free",
         _one_of("auto", "yes", "no"),
     ),
+    "data.pipeline": Field(
+        "host",
+        'where batches are made: on the "host" by TensorFlow, or on the "device", which keeps the splits and does many '
+        'steps in one program; "auto": on the device where the splits take no more than a quarter of its free memory, '
+        "or where there is no TensorFlow",
+        _one_of("host", "device", "auto"),
+    ),
     "augment.rotation": Field(
         0.0,
         "rotate each training image, anew in every epoch, by up to this many degrees either way; 0: off",

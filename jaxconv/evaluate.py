@@ -30,7 +30,7 @@ def evaluate(config: Config, workdir: pathlib.Path) -> dict[str, float]:
     signature.check(workdir, setup.signature)
     state, best = checkpoint.restore_best(workdir, setup.state)
     state = jax.device_put(state, replicated(setup.mesh))
-    _, eval_step = experiment.compile_steps(config, setup.mesh, setup.state, setup.image_shape)
+    eval_step = experiment.compile_eval_step(config, setup.mesh, setup.state, setup.image_shape)
     validation = experiment.evaluate(setup, eval_step, state, setup.validation)
     results = {"val_loss": validation.loss, "val_accuracy": validation.accuracy}
     if files.read_summary(workdir) is None:

@@ -13,9 +13,11 @@ from jax.sharding import Mesh
 from jaxtyping import Float32
 
 from jaxconv.config import Config, validate
-from jaxconv.data import pipeline, sources
+from jaxconv.data import device, pipeline, sources
 from jaxconv.data.augment import transform as augment
 from jaxconv.data.examples import Examples, Source, check
+from jaxconv.data.tensorflow import is_installed
+from jaxconv.errors import ConfigError
 from jaxconv.models import registry
 from jaxconv.ops import dispatch, onednn
 from jaxconv.parallel import distributed
@@ -123,6 +125,9 @@ def resolve(config: Config, recorded: dict[str, Any] | None = None) -> Config:
         config: the config as the user gave it.
         recorded: the resolved config of earlier starts of the same run, as JSON. What was "auto" keeps its meaning.
 
+    Returns:
+        The config. What "auto" means for config.data.pipeline is open until `set_up` knows the data.
+
     Raises:
         ConfigError: a value is wrong.
     """
@@ -130,6 +135,8 @@ def resolve(config: Config, recorded: dict[str, Any] | None = None) -> Config:
     resolved = config.copy_and_resolve_references()
     resolved.model = registry.resolve(config.model)
     resolved.ops = dispatch.resolve(config.ops, jax.default_backend(), (recorded or {}).get("ops"))
+    if config.data.pipeline == "auto" and recorded:
+        resolved.data.pipeline = recorded["data"].get("pipeline", "host")  # an earlier version had no such field
     return resolved
 
 
@@ -169,9 +176,17 @@ def create(
 def set_up(config: Config) -> Experiment:
     """Make devices, data, net and optimizer of a resolved config, and the state before the first step.
 
+    Returns:
+        The experiment. Its config says what "auto" means for config.data.pipeline.
+
     Raises:
         UserError: they cannot be made as the config asks.
     """
+    if config.data.pipeline == "host" and not is_installed():
+        raise ConfigError(
+            "config.data.pipeline='host' needs TensorFlow and TensorFlow Datasets, which are not installed: "
+            "pip install tensorflow tensorflow-datasets, or set config.data.pipeline to 'device'."
+        )
     mesh = make_mesh(config.num_devices, config.batch_size, config.accumulate_steps)
     source = sources.open_source(config.data)
     source.check_split(config.data.test)  # it is opened at the end; a slip must not wait for that
@@ -182,13 +197,18 @@ def set_up(config: Config) -> Experiment:
     model, schedule, state = create(
         config, mesh, image_shape, num_classes=source.num_classes, steps_per_epoch=steps_per_epoch
     )
+    validation = check(source.load(config.data.validation), source.num_classes, config.data.validation, like=train)
+    normalizer = pipeline.fit_normalizer(train)
+    config = _choose_pipeline(config, (train, validation), mesh)
+    if config.data.pipeline == "device":
+        train, validation = device.put(train, mesh), device.put(validation, mesh)
     return Experiment(
         config=config,
         mesh=mesh,
         source=source,
         train=train,
-        validation=check(source.load(config.data.validation), source.num_classes, config.data.validation, like=train),
-        normalizer=pipeline.fit_normalizer(train),
+        validation=validation,
+        normalizer=normalizer,
         model=model,
         schedule=schedule,
         state=state,
@@ -196,34 +216,53 @@ def set_up(config: Config) -> Experiment:
     )
 
 
-def compile_steps(
+def _choose_pipeline(config: Config, splits: tuple[Examples, ...], mesh: Mesh) -> Config:
+    """Copy a config with what "auto" means for config.data.pipeline. Process 0 decides."""
+    if config.data.pipeline != "auto":
+        return config
+    chosen = config.copy_and_resolve_references()
+    on_device = distributed.from_lead(lambda: not is_installed() or device.fits(splits, mesh))
+    chosen.data.pipeline = "device" if on_device else "host"
+    return chosen
+
+
+def compile_train_step(
     config: Config,
     mesh: Mesh,
     state: TrainState,
     image_shape: tuple[int, ...],
     class_weights: Float32[np.ndarray, " num_classes"] | None = None,
-) -> tuple[TrainStep, EvalStep]:
-    """Compile the step of training, which consumes its state, and the step of evaluation.
+) -> TrainStep:
+    """Compile the step of training, which consumes its state.
 
-    `class_weights` are those of the loss of training. None: all are 1.
+    `class_weights` are those of the loss. None: all are 1.
     """
-    whole, split = replicated(mesh), split_by_example(mesh)
-    batch = {
+    train_step = make_train_step(config, class_weights)
+    with jax.set_mesh(mesh):  # for the operations that divide themselves among its devices
+        compiled = jax.jit(train_step, donate_argnums=0, out_shardings=replicated(mesh))
+        return compiled.lower(state, _batch_shapes(config, mesh, image_shape)).compile(compiler_options(config, mesh))
+
+
+def compile_eval_step(config: Config, mesh: Mesh, state: TrainState, image_shape: tuple[int, ...]) -> EvalStep:
+    """Compile the step of evaluation."""
+    with jax.set_mesh(mesh):
+        compiled = jax.jit(eval_step, out_shardings=replicated(mesh))
+        lowered = compiled.lower(state, _batch_shapes(config, mesh, image_shape), state.epoch_sums)
+        return lowered.compile(compiler_options(config, mesh))
+
+
+def _batch_shapes(config: Config, mesh: Mesh, image_shape: tuple[int, ...]) -> dict[str, jax.ShapeDtypeStruct]:
+    split = split_by_example(mesh)
+    return {
         "image": jax.ShapeDtypeStruct((config.batch_size, *image_shape), "float32", sharding=split),
         "label": jax.ShapeDtypeStruct((config.batch_size,), "int32", sharding=split),
         "weight": jax.ShapeDtypeStruct((config.batch_size,), "float32", sharding=split),
     }
-    train_step = jax.jit(make_train_step(config, class_weights), donate_argnums=0, out_shardings=whole)
-    options = compiler_options(config, mesh.devices.flat[0].platform) or None
-    with jax.set_mesh(mesh):  # for the operations that divide themselves among its devices
-        return (
-            train_step.lower(state, batch).compile(options),
-            jax.jit(eval_step, out_shardings=whole).lower(state, batch, state.epoch_sums).compile(options),
-        )
 
 
-def compiler_options(config: Config, platform: str) -> dict[str, str | bool]:
-    """Return the options of XLA for the steps on a platform, such as "gpu"."""
+def compiler_options(config: Config, mesh: Mesh) -> dict[str, str | bool]:
+    """Return the options of XLA for the steps on these devices."""
+    platform = mesh.devices.flat[0].platform
     if platform == "gpu" and config.deterministic:
         return {"xla_gpu_deterministic_ops": True}
     if platform == "cpu" and config.remat:
@@ -242,12 +281,16 @@ class Evaluation(NamedTuple):
 
 def evaluate(experiment: Experiment, eval_step: EvalStep, state: TrainState, examples: Examples) -> Evaluation:
     """Evaluate every example of a split, each once."""
-    batch_size = experiment.config.batch_size
-    rows = own_rows(experiment.mesh, batch_size)
-    batches = pipeline.eval_batches(examples, experiment.normalizer, batch_size=batch_size, rows=rows)
-    sums = jax.device_put(Sums.zero(), replicated(experiment.mesh))
+    mesh, normalizer, batch_size = experiment.mesh, experiment.normalizer, experiment.config.batch_size
+    if experiment.config.data.pipeline == "device":
+        batches = device.eval_batches(examples, normalizer, batch_size=batch_size, mesh=mesh)
+    else:
+        rows = own_rows(mesh, batch_size)
+        host_batches = pipeline.eval_batches(examples, normalizer, batch_size=batch_size, rows=rows)
+        batches = prefetch_to_devices(host_batches, mesh)
+    sums = jax.device_put(Sums.zero(), replicated(mesh))
     probabilities = []
-    for batch in prefetch_to_devices(batches, experiment.mesh):
+    for batch in batches:
         sums, of_batch = eval_step(state, batch, jax.block_until_ready(sums))
         probabilities.append(of_batch)
     loss, accuracy = sums.means()

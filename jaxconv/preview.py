@@ -6,13 +6,13 @@ Images are drawn as tiles, signals as lines, and clips as strips of frames.
 import pathlib
 from typing import Any
 
+import jax
 import numpy as np
 from jaxtyping import Float32, UInt8
 
 from jaxconv.config import Config, validate
 from jaxconv.data import augment, pipeline, sources
 from jaxconv.data.examples import Examples
-from jaxconv.data.tensorflow import import_tensorflow
 from jaxconv.errors import ConfigError
 from jaxconv.runs.workdir import writing
 
@@ -71,15 +71,19 @@ def rows(
     | Float32[np.ndarray, "examples 1+epochs *spatial channels"]
 ):
     """Return each of the first examples, followed by its augmentations in the first epochs. Bytes stay bytes."""
-    tf = import_tensorflow()
     spatial = train.images.ndim - 2
     originals = train.images[: EXAMPLES[spatial]]
-    transform = augment.transformer(config.augment, *pipeline.fit_normalizer(train))
+    normalizer, xp = pipeline.fit_normalizer(train), augment.arrays.jax()
+
+    @jax.jit
+    def transform(images: Any, draws: Any) -> Any:
+        params = augment.parameters(xp, draws, config.augment, images.shape[1:])
+        return augment.apply(xp, images, params, config.augment, *normalizer)
+
     columns = [originals]
     for epoch in range(EPOCHS[spatial]):
         draws = augment.draws(len(originals), config.seed, epoch)
-        params = augment.parameters(draws, config.augment, originals.shape[1:])
-        images = transform(tf.constant(originals), params).numpy()
+        images = np.asarray(transform(originals, draws))
         if originals.dtype == np.uint8:
             images = np.clip(np.round(images), 0, 255).astype(np.uint8)
         columns.append(images)

@@ -9,30 +9,28 @@ import jax
 
 from jaxconv import experiment
 from jaxconv.config import Config
-from jaxconv.data import pipeline
-from jaxconv.data.augment import transform as augment
 from jaxconv.data.encoded import Encoded
 from jaxconv.errors import ConfigError, UserError
 from jaxconv.experiment import EvalStep, Experiment
+from jaxconv.feed import open_feed
 from jaxconv.models.registry import num_params
 from jaxconv.ops import onednn
 from jaxconv.parallel.distributed import Largest, from_lead
-from jaxconv.parallel.mesh import own_rows, prefetch_to_devices
 from jaxconv.parallel.sharding import replicated
 from jaxconv.platform import cluster, devices
 from jaxconv.runs import checkpoint, console, interrupt, predictions, processes, signature
 from jaxconv.runs import workdir as files
 from jaxconv.runs.clock import Clock
 from jaxconv.runs.predictions import Predictions
-from jaxconv.training.chunks import chunks
+from jaxconv.training.chunks import ChunkSize, chunks
 from jaxconv.training.in_flight import NotFiniteError, StepsInFlight, check_finite
 from jaxconv.training.state import Sums, TrainState, is_finite, take_layers
 
 _MAX_DATA_WAIT = 0.05
 """The share of an epoch's time that the step may wait for data before the run says so."""
 
-_CHUNK = 1
-"""Steps between two looks of the host: the pipeline on the host makes one batch at a time."""
+_CHUNK_SECONDS = 0.5
+"""About how long the steps on the device may take between two looks of the host, for signals and the bar."""
 
 
 def train(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
@@ -53,6 +51,7 @@ def train(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
     if (summary := from_lead(lambda: _finished(workdir, config))) is not None:
         return summary
     setup = experiment.set_up(config)
+    config = setup.config  # with what "auto" means for this data
     setup.source.examine()  # it may refuse the data, before the workdir is touched
     processes.check_data(setup.source.version, setup.source.examine().counts)
     if config.init_from is not None and _is_new(workdir):  # a run that goes on has its own parameters
@@ -64,13 +63,11 @@ def train(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
             signature.keep(workdir, setup.signature)
         _introduce(setup, workdir)
         state, history = _restore(setup, workdir, clock)
-        train_step, eval_step = experiment.compile_steps(
-            config, setup.mesh, setup.state, setup.image_shape, setup.class_weights
-        )
+        eval_step = experiment.compile_eval_step(config, setup.mesh, setup.state, setup.image_shape)
         with checkpoint.open_checkpoints(workdir) as checkpoints:
             if config.init_from is not None and _is_new(workdir):  # no later start needs the other run
                 _save(setup, checkpoints, state, checkpoint.progress(history, clock, _versions(setup)))
-            state = _fit(setup, train_step, eval_step, state, history, checkpoints, clock)
+            state = _fit(setup, eval_step, state, history, checkpoints, clock)
         _say_if_stopped_early(history, config)
         summary = _test(setup, eval_step, state, history, workdir, clock)
     return summary
@@ -174,7 +171,6 @@ def _versions(setup: Experiment) -> dict[str, str | None]:
 
 def _fit(
     setup: Experiment,
-    train_step: experiment.TrainStep,
     eval_step: EvalStep,
     state: TrainState,
     history: list[dict[str, Any]],
@@ -185,31 +181,33 @@ def _fit(
     config, workdir, per_epoch = setup.config, checkpoints.workdir, setup.steps_per_epoch
     start, every = int(state.step), config.checkpoint_every_steps
     end = start if _is_over(history, config) else setup.last_step
-    batches = _batches(setup, start, end)
+    feed = open_feed(setup, start, end)
     overlap = experiment.steps_that_overlap(setup.mesh)
     in_flight, signal_of_any = StepsInFlight(overlap), Largest(setup.mesh, lag=overlap)
-    versions, first = _versions(setup), True
+    versions, first, size = _versions(setup), True, ChunkSize(_CHUNK_SECONDS)
     with (
         files.open_history(workdir, history) if cluster.is_lead() else contextlib.nullcontext() as write_history,
         console.Bar(config.num_epochs, per_epoch) as bar,
         interrupt.deferred() as interrupted,
     ):
         clock.go_on()
-        for begin, step in chunks(start, end, _CHUNK, every=(per_epoch, every)):
+        size.restart(start)
+        for begin, step in chunks(start, end, lambda: from_lead(size) if feed.many else 1, every=(per_epoch, every)):
             if begin % per_epoch == 0:
                 clock.begin_epoch()
                 state = state.replace(epoch_sums=jax.device_put(Sums.zero(), replicated(setup.mesh)))
             with clock.waiting(counts=in_flight.is_idle):  # a step that runs meanwhile does not wait
-                batch = next(batches)
+                inputs = feed.inputs(begin)
             if first:
                 clock.forget_waiting()  # the pipeline starts
-            state, sums = train_step(state, batch)
+            state, sums = feed.run(state, inputs, begin, step)
             in_flight.add(step, sums)
 
             ends_epoch, due = step % per_epoch == 0, bool(every) and step % every == 0
             stop = signal_of_any(interrupted() or 0, after=sums)
             for done, sums in in_flight.wait(for_all=ends_epoch or due or bool(stop)):
                 _check_loss(done, sums, state, setup, checkpoints)
+                size.done(done)
                 bar.update(done, sums)
                 if first:
                     console.say(f"First step done {clock.this_start:.1f} s after the start.")
@@ -219,6 +217,7 @@ def _fit(
                 history.append(_end_of_epoch(setup, eval_step, state, step, clock))
             if ends_epoch or due or stop:
                 _save(setup, checkpoints, state, checkpoint.progress(history, clock, versions))
+                size.restart(step)
             if ends_epoch:
                 if write_history:
                     write_history(history)
@@ -240,21 +239,6 @@ def _is_over(history: list[dict[str, Any]], config: Config) -> bool:
 def _place(step: int, setup: Experiment) -> str:
     epoch, within = divmod(step, setup.steps_per_epoch)
     return f"step {step} of {setup.last_step}" if within else f"epoch {epoch} of {setup.config.num_epochs}"
-
-
-def _batches(setup: Experiment, start_step: int, end_step: int) -> Any:
-    config = setup.config
-    batches = pipeline.train_batches(
-        setup.train,
-        setup.normalizer,
-        batch_size=config.batch_size,
-        seed=config.seed,
-        start_step=start_step,
-        end_step=end_step,
-        augmentation=config.augment if augment.is_on(config.augment) else None,
-        rows=own_rows(setup.mesh, config.batch_size),
-    )
-    return prefetch_to_devices(batches, setup.mesh)
 
 
 def _end_of_epoch(setup: Experiment, eval_step: EvalStep, state: TrainState, step: int, clock: Clock) -> dict[str, Any]:
@@ -282,6 +266,7 @@ def _check_loss(
         try:
             check_finite(step, sums)
         except NotFiniteError:
+            step = min(step, int(state.step))  # a chunk ends at the first such loss
             raise _not_finite("The loss", step, state, setup, checkpoints) from None
 
 

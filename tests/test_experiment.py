@@ -2,9 +2,11 @@
 
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from jaxconv import experiment
@@ -12,12 +14,15 @@ from tests.conftest import ROOT
 
 
 def test_a_gpu_gives_the_same_bits_each_time_unless_told_otherwise(tiny):
-    options = experiment.compiler_options(tiny, "gpu")
+    gpu, cpu, tpu = (
+        SimpleNamespace(devices=np.array([SimpleNamespace(platform=name)])) for name in ("gpu", "cpu", "tpu")
+    )
+    options = experiment.compiler_options(tiny, gpu)
     assert options == {"xla_gpu_deterministic_ops": True}
     jax.jit(lambda x: x @ x).lower(jnp.ones((2, 2))).compile(options)  # XLA refuses options that it does not know
-    assert experiment.compiler_options(tiny, "cpu") == experiment.compiler_options(tiny, "tpu") == {}
+    assert experiment.compiler_options(tiny, cpu) == experiment.compiler_options(tiny, tpu) == {}
     tiny.deterministic = False
-    assert experiment.compiler_options(tiny, "gpu") == {}
+    assert experiment.compiler_options(tiny, gpu) == {}
 
 
 PROGRAM = """

@@ -10,7 +10,7 @@ from tests.conftest import ROOT
 LAYERS = [
     {"cli", "seeds"},
     {"flags", "local", "train", "evaluate", "preview", "explain", "predict", "export", "report", "compare", "demo"},
-    {"experiment"},
+    {"experiment", "feed"},
     {"runs"},
     {"training"},
     {"data", "models"},

@@ -215,7 +215,7 @@ def test_remat_takes_less_memory_on_a_cpu(tiny):
         config = experiment.resolve(tiny)
         mesh = make_mesh(1, config.batch_size)
         _, _, state = experiment.create(config, mesh, TINY_SHAPE, num_classes=4, steps_per_epoch=3)
-        step, _ = experiment.compile_steps(config, mesh, state, TINY_SHAPE)
+        step = experiment.compile_train_step(config, mesh, state, TINY_SHAPE)
         return step.memory_analysis().temp_size_in_bytes
 
     assert temporary_bytes(remat=True) < 0.75 * temporary_bytes(remat=False)

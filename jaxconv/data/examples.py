@@ -2,13 +2,13 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float32, Int32, UInt8
 
 from jaxconv.data.encoded import Encoded, join
-from jaxconv.data.tensorflow import import_tfds
+from jaxconv.data.splits import parts
 from jaxconv.errors import ConfigError
 from jaxconv.platform import limits
 
@@ -152,35 +152,6 @@ def check_memory(name: str, examples: int, shape: tuple[int, ...], dtype: np.dty
         )
 
 
-def parts(split: str, known: Mapping[str, Any], name: str) -> list[tuple[str, slice]]:
-    """Parse the name of a split in the notation of TFDS, such as "train[:80%]" or "train+test".
-
-    Args:
-        split: the name.
-        known: the tfds.core.SplitInfo of each whole split.
-        name: the name of the data set in the message of an error.
-
-    Returns:
-        The name of a whole split and a slice of its examples, for each part.
-
-    Raises:
-        ConfigError: the split is unknown or empty.
-    """
-    try:
-        found = [
-            (part.splitname, slice(*slice(part.from_, part.to).indices(known[part.splitname].num_examples)))
-            for part in import_tfds().core.ReadInstruction.from_spec(split).to_absolute(known)
-        ]
-    except (AssertionError, ValueError, KeyError):
-        raise ConfigError(
-            f"{split!r} is not a split of {name!r}: its splits are {', '.join(known)}, "
-            "and a part of one is written like 'train[:80%]'."
-        ) from None
-    if not any(part.stop > part.start for _, part in found):
-        raise ConfigError(f"The split {split!r} of {name!r} holds no example: widen it.")
-    return found
-
-
 def from_arrays(
     name: str,
     *,
@@ -200,11 +171,9 @@ def from_arrays(
         sizes: the number of examples of each whole split, or more, where `make` can return fewer.
         make: makes a whole split.
     """
-    split_info = import_tfds().core.SplitInfo
 
     def check_split(split: str, sizes: Mapping[str, int] = sizes) -> list[tuple[str, slice]]:
-        known = {split: split_info(name=split, shard_lengths=[size], num_bytes=0) for split, size in sizes.items()}
-        return parts(split, known, name)
+        return parts(split, {split: [size] for split, size in sizes.items()}, name)
 
     def load(split: str) -> Examples:
         whole = {of: make(of) for of in {of for of, _ in check_split(split)}}

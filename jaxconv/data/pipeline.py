@@ -90,6 +90,12 @@ def steps_per_epoch(examples: Examples, batch_size: int) -> int:
     return -(-len(examples.labels) // batch_size)
 
 
+def padded(indices: Int32[np.ndarray, " n"], batch_size: int) -> Int32[np.ndarray, "steps batch"]:
+    """Cut indices into batches, and fill the last one with `PADDING`."""
+    steps = -(-len(indices) // batch_size)
+    return np.pad(indices, (0, steps * batch_size - len(indices)), constant_values=PADDING).reshape(steps, batch_size)
+
+
 def train_batches(
     examples: Examples,
     normalizer: Normalizer,
@@ -131,14 +137,12 @@ def train_batches(
     epochs = range(start_step // steps, -(-end_step // steps))
 
     def random_numbers(epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        order = np.full(steps * batch_size, PADDING, np.int32)
-        order[:n] = permutation(n, seed, epoch)
-        return order.reshape(steps, batch_size), augment.draws(n_drawn, seed, epoch)
+        return padded(permutation(n, seed, epoch), batch_size), augment.draws(n_drawn, seed, epoch)
 
     def parameters(draws: Any) -> dict[str, Any]:
         if augmentation is None:
             return {}
-        return augment.parameters(draws, augmentation, examples.images.shape[1:])
+        return augment.parameters(augment.arrays.tensorflow(), draws, augmentation, examples.images.shape[1:])
 
     if isinstance(examples.images, Encoded):
 
@@ -197,10 +201,7 @@ def eval_batches(
         An iterator over dicts, as of `train_batches`.
     """
     tf = import_tensorflow()
-    steps = steps_per_epoch(examples, batch_size)
-    indices = np.full(steps * batch_size, PADDING, np.int32)
-    indices[: len(examples.labels)] = np.arange(len(examples.labels))
-    indices = indices.reshape(steps, batch_size)
+    indices = padded(np.arange(len(examples.labels), dtype=np.int32), batch_size)
     if isinstance(examples.images, Encoded):
         return _decode(examples.images, examples.labels, normalizer, ((index, {}) for index in indices), rows)
     batches = tf.data.Dataset.from_tensor_slices((indices, {}))

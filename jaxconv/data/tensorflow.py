@@ -1,9 +1,19 @@
 """The one place that imports TensorFlow: late, quietly, and without access to accelerators."""
 
 import functools
+import importlib.util
 from typing import Any
 
 from jaxconv.platform import compatibility
+
+
+@functools.cache
+def is_installed() -> bool:
+    """Return whether TensorFlow and TensorFlow Datasets can be imported."""
+    try:
+        return all(importlib.util.find_spec(name) for name in ("tensorflow", "tensorflow_datasets"))
+    except ImportError:
+        return False
 
 
 @functools.cache

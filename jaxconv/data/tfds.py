@@ -1,7 +1,6 @@
 """Sets of TensorFlow Datasets by name: images, audio, video or arrays of one shape, with one class each."""
 
 import contextlib
-import os
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
@@ -10,9 +9,11 @@ import numpy as np
 from jaxtyping import UInt8
 
 from jaxconv.config import Config, did_you_mean
+from jaxconv.data import prepared
 from jaxconv.data.encoded import Encoded
-from jaxconv.data.examples import Examples, Source, check, check_memory, is_in_memory, parts
-from jaxconv.data.tensorflow import import_tensorflow, import_tfds
+from jaxconv.data.examples import Examples, Source, check, check_memory, is_in_memory
+from jaxconv.data.splits import parts
+from jaxconv.data.tensorflow import import_tensorflow, import_tfds, is_installed
 from jaxconv.errors import ConfigError, UserError
 from jaxconv.platform import cache, compatibility
 
@@ -26,6 +27,8 @@ _RECORDS = 256
 def open_set(data: Config, others: Collection[str]) -> Source:
     """Open a set of TFDS. Downloads it if necessary, and reads no split.
 
+    Without TensorFlow, or where the set itself is missing, its file of `jaxconv.data.prepare` takes its place.
+
     Args:
         data: config.data.
         others: names of sets that do not come from TFDS, for the suggestion where there is no such set.
@@ -35,6 +38,32 @@ def open_set(data: Config, others: Collection[str]) -> Source:
         ConfigError: there is no such set, or its examples are not arrays of one shape with one class each, or
             config.data.in_memory="no" and they are not encoded images of bytes.
     """
+    there = prepared.path_of(data)
+    if not is_installed():
+        if there.exists():
+            return prepared.open_file(there, data.name)
+        raise UserError(
+            f"The data set {data.name!r} needs TensorFlow Datasets, which is not installed, or the file {there}: write "
+            f"it where there is TensorFlow, by python -m jaxconv.data.prepare --name={data.name}."
+        )
+    if there.exists() and not _is_there(data):
+        return prepared.open_file(there, data.name)
+    return open_builder(find_builder(data, others), data)
+
+
+def _is_there(data: Config) -> bool:
+    """Return whether TFDS has prepared the set."""
+    try:
+        return _is_prepared(import_tfds().builder(data.name, data_dir=data.data_dir))
+    except (import_tfds().core.DatasetNotFoundError, ValueError):
+        return False
+
+
+def find_builder(data: Config, others: Collection[str]) -> Any:
+    """Return the builder of a set. Downloads the set if necessary.
+
+    The arguments and the errors are those of `open_set`.
+    """
     tfds = import_tfds()
     try:
         builder = tfds.builder(data.name, data_dir=data.data_dir)
@@ -42,10 +71,20 @@ def open_set(data: Config, others: Collection[str]) -> Source:
         names = [*tfds.list_builders(with_community_datasets=False), *others]
         raise ConfigError(
             f"config.data.name={data.name!r} is neither a set of TensorFlow Datasets{did_you_mean(data.name, names)} "
-            f"nor prepared in {_data_dir(data)}: choose another, or point config.data.data_dir to where it is."
+            f"nor prepared in {prepared.data_dir(data)}: choose another, or point config.data.data_dir to where it is."
         ) from None
     if not _is_prepared(builder):
         _download(builder, data)
+    return builder
+
+
+def open_builder(builder: Any, data: Config) -> Source:
+    """Open the set of a builder.
+
+    Raises:
+        ConfigError: its examples are not arrays of one shape with one class each.
+    """
+    tfds = import_tfds()
     image, label = _input_and_label(builder.info, data.name)
     feature, class_names = builder.info.features[image], tuple(builder.info.features[label].names)
     image_shape = feature.shape if len(feature.shape) > 1 else (*feature.shape, 1)
@@ -58,7 +97,7 @@ def open_set(data: Config, others: Collection[str]) -> Source:
         )
 
     def check_split(split: str) -> list[tuple[str, slice]]:
-        return parts(split, builder.info.splits, data.name)
+        return parts(split, {of: info.shard_lengths for of, info in builder.info.splits.items()}, data.name)
 
     def decode(split: str) -> tuple[np.ndarray, ...]:
         decoders = tfds.decode.PartialDecoding({image: True, label: True})
@@ -74,8 +113,8 @@ def open_set(data: Config, others: Collection[str]) -> Source:
         except (OSError, import_tensorflow().errors.OpError) as error:
             reason = " ".join(str(error).split())[:200]
             raise UserError(
-                f"The split {split!r} of {data.name!r} in {_data_dir(data)} cannot be read: see to the disk, or "
-                f"prepare the set anew. ({reason})"
+                f"The split {split!r} of {data.name!r} in {prepared.data_dir(data)} cannot be read: see to the disk, "
+                f"or prepare the set anew. ({reason})"
             ) from None
 
     def encoded(split: str) -> tuple[Encoded, np.ndarray]:
@@ -174,11 +213,7 @@ def _download(builder: Any, data: Config) -> None:
             builder.download_and_prepare()
     except Exception as error:  # TFDS raises many types of errors.
         raise UserError(
-            f"The data set {data.name!r} is not prepared in {_data_dir(data)} and could not be downloaded "
+            f"The data set {data.name!r} is not prepared in {prepared.data_dir(data)} and could not be downloaded "
             f"({type(error).__name__}): connect this machine to the network, or point config.data.data_dir or "
             "$TFDS_DATA_DIR to a prepared copy, or run --config=configs/quickstart.py, which needs no download."
         ) from None
-
-
-def _data_dir(data: Config) -> str:
-    return data.data_dir or os.environ.get("TFDS_DATA_DIR") or os.path.join("~", "tensorflow_datasets")

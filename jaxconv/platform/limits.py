@@ -4,6 +4,7 @@ import math
 import os
 import pathlib
 from collections.abc import Iterator
+from typing import Any
 
 import psutil
 
@@ -44,6 +45,17 @@ def free_memory(root: pathlib.Path = _ROOT) -> int:
                 given_back = int(stat[stat.index(cache) + 1]) if cache in stat else 0
                 free = min(free, int(limit[0]) - int(used[0]) + given_back)
     return max(0, free)
+
+
+def free_on(mesh: Any) -> int:
+    """Return the free bytes of memory of the first device of a jax.sharding.Mesh, those of the machine for a CPU.
+
+    It is practically no limit if an accelerator does not report them.
+    """
+    if (device := mesh.devices.flat[0]).platform == "cpu":
+        return free_memory()
+    stats = device.memory_stats() or {}
+    return stats.get("bytes_limit", 1 << 62) - stats.get("bytes_in_use", 0)
 
 
 def gigabytes(count: int) -> str:

@@ -20,7 +20,7 @@ from jaxconv.models import registry
 from jaxconv.runs import interrupt
 
 FREE_TO_CHANGE = {"num_devices", "ops", "deterministic", "checkpoint_every_steps", "stop_on_nan", "report"}
-FREE_TO_CHANGE |= {"data.data_dir", "data.dir", "data.strict", "data.in_memory"}
+FREE_TO_CHANGE |= {"data.data_dir", "data.dir", "data.strict", "data.in_memory", "data.pipeline"}
 """Fields that may differ between two starts of one run: they change results by rounding at most. signature.json notices
 other data."""
 
@@ -270,12 +270,12 @@ def read_json(path: pathlib.Path) -> Any:
 
 def versions() -> dict[str, str]:
     """Return the versions of the packages that a run is computed with."""
-    packages = ["jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets"]
+    packages = ["jax", "jaxlib", "flax", "optax", "orbax-checkpoint"]
     found = {"jaxconv": __version__, "python": platform.python_version()}
     found |= {package: importlib.metadata.version(package) for package in packages}
-    for package in ("tensorflow-cpu", "tensorflow"):
+    for package in ("tensorflow-datasets", "tensorflow-cpu", "tensorflow"):  # a run does without them, too
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found["tensorflow"] = importlib.metadata.version(package)
+            found[package.removesuffix("-cpu")] = importlib.metadata.version(package)
     return found
 
 

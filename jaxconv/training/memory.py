@@ -43,8 +43,7 @@ def check_net(
         _, captured = model.apply(variables, images, train=False, capture_intermediates=takes_memory)
         return captured["intermediates"]
 
-    device = mesh.devices.flat[0]
-    on_cpu = device.platform == "cpu"
+    on_cpu = mesh.devices.flat[0].platform == "cpu"
     copies, shares = (mesh.size, 1) if on_cpu else (1, mesh.size)
     needed = {
         "parameters": copies * _bytes((state.variables, state.ema)),
@@ -52,7 +51,7 @@ def check_net(
         "optimizer": copies * _bytes(state.opt_state),
         "activations of a batch": (_bytes(images) + _bytes(jax.eval_shape(outputs, state.variables, images))) // shares,
     }
-    free = limits.free_memory() if on_cpu else _free_on(device)
+    free = limits.free_on(mesh)
     if sum(needed.values()) > free:
         parts = ", ".join(f"{name} {limits.gigabytes(count)}" for name, count in needed.items())
         raise ConfigError(
@@ -64,9 +63,3 @@ def check_net(
 
 def _bytes(tree: Any) -> int:
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
-
-
-def _free_on(device: Any) -> int:
-    """Return the free bytes of an accelerator; practically no limit if it does not report them."""
-    stats = device.memory_stats() or {}
-    return stats.get("bytes_limit", 1 << 62) - stats.get("bytes_in_use", 0)

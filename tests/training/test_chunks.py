@@ -15,7 +15,7 @@ from jaxconv.training.chunks import chunks
 )
 def test_chunks_cover_each_step_once_and_cross_no_cut(start, length, size, every):
     end = start + length
-    steps = list(chunks(start, end, size, every=tuple(every)))
+    steps = list(chunks(start, end, lambda: size, every=tuple(every)))
     assert sum((list(range(first, last)) for first, last in steps), []) == list(range(start, end))
     for first, last in steps:
         assert 0 < last - first <= size
@@ -32,4 +32,5 @@ def test_chunks_cover_each_step_once_and_cross_no_cut(start, length, size, every
     ],
 )
 def test_examples(arguments, every, expected):
-    assert list(chunks(*arguments, every=every)) == expected
+    start, end, size = arguments
+    assert list(chunks(start, end, lambda: size, every=every)) == expected

@@ -1,6 +1,7 @@
 """Augmentation of images: the random numbers (draws) and what becomes of the images (transform)."""
 
+from jaxconv.data.augment import arrays
 from jaxconv.data.augment.draws import DRAWS, draws
-from jaxconv.data.augment.transform import FILLS, check, is_on, parameters, transformer
+from jaxconv.data.augment.transform import FILLS, apply, check, is_on, parameters, transformer
 
-__all__ = ["DRAWS", "FILLS", "check", "draws", "is_on", "parameters", "transformer"]
+__all__ = ["DRAWS", "FILLS", "apply", "arrays", "check", "draws", "is_on", "parameters", "transformer"]

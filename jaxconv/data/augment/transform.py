@@ -1,4 +1,4 @@
-"""The transformations of the augmentation, in TensorFlow.
+"""The transformations of the augmentation, for TensorFlow (the host) and JAX (the device).
 
 Transformations that Keras' ImageDataGenerator has follow its conventions. XLA compiles the transformations of a batch
 into a few passes over it. That is three times as fast as TensorFlow's own operations, such as
@@ -8,12 +8,14 @@ An "image" is a signal (length, channels), an image (height, width, channels) or
 channels). A signal is treated as a clip of one frame of height 1, and an image as a clip of one frame.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from jaxconv.config import Config, choose
+from jaxconv.data.augment.arrays import Operations, tensorflow
 from jaxconv.data.augment.draws import DRAWS
 from jaxconv.data.augment.noise import normal
 from jaxconv.data.augment.warp import FILLS, warp
@@ -72,16 +74,17 @@ def check(config: Config, image_shape: tuple[int, ...], dtype: np.dtype) -> None
             )
 
 
-def parameters(draws: Any, config: Config, image_shape: tuple[int, ...]) -> dict[str, Any]:
+def parameters(xp: Operations, draws: Any, config: Config, image_shape: tuple[int, ...]) -> dict[str, Any]:
     """Convert random numbers to the parameters of the transformations.
 
     Args:
+        xp: the array operations.
         draws: uniform numbers on [0, 1), float32 (batch, len(DRAWS)), one column for each name in `DRAWS`.
         config: config.augment.
         image_shape: the shape of one image, (*spatial, channels).
 
     Returns:
-        A dict of tensors, float32 (batch,). It holds the parameters of the transformations that are on. If any
+        A dict of arrays, float32 (batch,). It holds the parameters of the transformations that are on. If any
         geometric transformation is on, it holds all geometric parameters.
 
         - rotation, shear: in degrees.
@@ -93,18 +96,17 @@ def parameters(draws: Any, config: Config, image_shape: tuple[int, ...]) -> dict
         - noise: the draw itself.
         - cutout_x, cutout_y: the pixel in the middle of the square.
     """
-    tf = import_tensorflow()
     _, height, width = _frames_height_width(image_shape)
-    uniform = dict(zip(DRAWS, tf.unstack(draws, axis=1), strict=True))
+    uniform = dict(zip(DRAWS, xp.unstack(draws), strict=True))
 
     def between(name: str, reach: float) -> Any:
         return (2 * uniform[name] - 1) * reach
 
     def crop(name: str, padding: int) -> Any:
-        return tf.floor(uniform[name] * (2 * padding + 1)) - padding
+        return xp.floor(uniform[name] * (2 * padding + 1)) - padding
 
     def flip(name: str, on: bool) -> Any:
-        return tf.where(uniform[name] < 0.5, -1.0, 1.0) if on else tf.ones_like(uniform[name])
+        return xp.where(uniform[name] < 0.5, -1.0, 1.0) if on else xp.ones_like(uniform[name])
 
     result: dict[str, Any] = {}
     if any(config[field] for field in _GEOMETRIC):
@@ -129,8 +131,8 @@ def parameters(draws: Any, config: Config, image_shape: tuple[int, ...]) -> dict
     if config.noise:
         result["noise"] = uniform["noise"]
     if config.cutout:
-        result["cutout_x"] = tf.floor(uniform["cutout_x"] * width)
-        result["cutout_y"] = tf.floor(uniform["cutout_y"] * height)
+        result["cutout_x"] = xp.floor(uniform["cutout_x"] * width)
+        result["cutout_y"] = xp.floor(uniform["cutout_y"] * height)
     return result
 
 
@@ -143,17 +145,28 @@ def transformer(config: Config, mean: Any, std: Any) -> Callable[[Any, dict[str,
         std: the standard deviation of each channel, (channels,). It is the unit of noise.
 
     Returns:
-        A function `(images, params) -> images`. The input images have shape (batch, *spatial, channels), with 1 to 3
-        spatial dimensions, and any dtype. `params` is a dict as `parameters` returns it. The function skips
-        transformations whose parameters are absent. The output images are float32 of the same shape.
+        A function `(images, params) -> images`, `apply` in TensorFlow.
     """
-    tf = import_tensorflow()
+    compiled = functools.partial(apply, tensorflow(), config=config, mean=mean, std=std)
+    return import_tensorflow().function(lambda images, params: compiled(images, params), jit_compile=True)
 
-    def transform(images: Any, params: dict[str, Any]) -> Any:
-        clips = tf.reshape(images, [-1, *_frames_height_width(images.shape[1:]), images.shape[-1]])
-        return tf.reshape(_transform(clips, params, config, mean, std), [-1, *images.shape[1:]])
 
-    return tf.function(transform, jit_compile=True)
+def apply(xp: Operations, images: Any, params: dict[str, Any], config: Config, mean: Any, std: Any) -> Any:
+    """Transform a batch of images.
+
+    Args:
+        xp: the array operations.
+        images: of shape (batch, *spatial, channels), with 1 to 3 spatial dimensions, and any dtype.
+        params: a dict as `parameters` returns it. Transformations whose parameters are absent are skipped.
+        config: config.augment, as of `transformer`.
+        mean: as of `transformer`.
+        std: as of `transformer`.
+
+    Returns:
+        The images, float32 of the same shape.
+    """
+    clips = xp.reshape(images, [-1, *_frames_height_width(images.shape[1:]), images.shape[-1]])
+    return xp.reshape(_transform(xp, clips, params, config, mean, std), [-1, *images.shape[1:]])
 
 
 def _frames_height_width(image_shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -161,34 +174,33 @@ def _frames_height_width(image_shape: tuple[int, ...]) -> tuple[int, ...]:
     return (1,) * (3 - len(spatial)) + tuple(spatial)
 
 
-def _transform(images: Any, params: dict[str, Any], config: Config, mean: Any, std: Any) -> Any:
+def _transform(xp: Operations, images: Any, params: dict[str, Any], config: Config, mean: Any, std: Any) -> Any:
     """Transform images of shape (batch, frames, height, width, channels)."""
-    tf = import_tensorflow()
     _, frames, height, width, channels = images.shape
     if "rotation" in params:
-        images = warp(images, params, config.fill)
-    images = tf.cast(images, tf.float32)
+        images = warp(xp, images, params, config.fill)
+    images = xp.astype(images, "float32")
 
     def each(name: str) -> Any:
         return params[name][:, None, None, None, None]
 
     if "channel_shift" in params:  # As in Keras: one shift for all channels, clipped to the range of the image.
-        lowest = tf.reduce_min(images, axis=(1, 2, 3, 4), keepdims=True)
-        highest = tf.reduce_max(images, axis=(1, 2, 3, 4), keepdims=True)
-        images = tf.clip_by_value(images + each("channel_shift"), lowest, highest)
+        lowest = xp.min(images, axis=(1, 2, 3, 4))
+        highest = xp.max(images, axis=(1, 2, 3, 4))
+        images = xp.clip(images + each("channel_shift"), lowest, highest)
     if "brightness" in params:
-        images = tf.clip_by_value(images * each("brightness"), 0.0, 255.0)
+        images = xp.clip(images * each("brightness"), 0.0, 255.0)
     if "contrast" in params:
-        middle = tf.reduce_mean(images, axis=(1, 2, 3), keepdims=True)
-        images = tf.clip_by_value((images - middle) * each("contrast") + middle, 0.0, 255.0)
+        middle = xp.mean(images, axis=(1, 2, 3))
+        images = xp.clip((images - middle) * each("contrast") + middle, 0.0, 255.0)
     if "noise" in params:
-        noise = tf.reshape(normal(params["noise"], frames * height * width * channels), tf.shape(images))
-        images += noise * tf.constant(config.noise * np.asarray(std), tf.float32)
+        noise = xp.reshape(normal(xp, params["noise"], frames * height * width * channels), xp.shape(images))
+        images += noise * xp.array(config.noise * np.asarray(std))
     if "cutout_x" in params:
         # A square with an even side has no middle pixel. It reaches one pixel further up and left.
         first_x, first_y = (each(name) - config.cutout // 2 for name in ("cutout_x", "cutout_y"))
-        x, y = (tf.range(size, dtype=tf.float32) for size in (width, height))
+        x, y = (xp.arange(size, "float32") for size in (width, height))
         in_x = (x[:, None] >= first_x) & (x[:, None] < first_x + config.cutout)
         in_y = (y[:, None, None] >= first_y) & (y[:, None, None] < first_y + config.cutout)
-        images = tf.where(in_x & in_y, tf.constant(mean, tf.float32), images)
+        images = xp.where(in_x & in_y, xp.array(mean), images)
     return images

@@ -2,16 +2,17 @@
 
 from typing import Any
 
-from jaxconv.data.tensorflow import import_tensorflow
+from jaxconv.data.augment.arrays import Operations
 
 FILLS = ("nearest", "reflect", "constant")
 """The values of config.augment.fill: what lies beyond the edges."""
 
 
-def warp(images: Any, params: dict[str, Any], fill: str) -> Any:
+def warp(xp: Operations, images: Any, params: dict[str, Any], fill: str) -> Any:
     """Transform each image and interpolate it bilinearly.
 
     Args:
+        xp: the array operations.
         images: of shape (batch, frames, height, width, channels). All frames are transformed alike.
         params: the geometric parameters, float32 (batch,), as `transform.parameters` returns them.
         fill: one of `FILLS`.
@@ -19,36 +20,35 @@ def warp(images: Any, params: dict[str, Any], fill: str) -> Any:
     Returns:
         The transformed images, float32 of the same shape.
     """
-    tf = import_tensorflow()
-    batch, frames, height, width, channels = tf.shape(images)[0], *images.shape[1:]
-    matrices = _matrices(params, height, width)
+    batch, frames, height, width, channels = xp.shape(images)[0], *images.shape[1:]
+    matrices = _matrices(xp, params, height, width)
     xx, xy, shift_x, yx, yy, shift_y = (entry[:, None, None, None] for entry in matrices)
-    x_out, y_out = tf.range(width, dtype=tf.float32), tf.range(height, dtype=tf.float32)[:, None]
+    x_out, y_out = xp.arange(width, "float32"), xp.arange(height, "float32")[:, None]
     x, y = xx * x_out + xy * y_out + shift_x, yx * x_out + yy * y_out + shift_y
-    left, top = tf.floor(x), tf.floor(y)
+    left, top = xp.floor(x), xp.floor(y)
     right_share, bottom_share = x - left, y - top
-    first_pixel = tf.reshape(tf.range(batch * frames), [batch, frames, 1, 1]) * (height * width)
-    pixels = tf.reshape(images, [-1, channels])
+    first_pixel = xp.reshape(xp.arange(batch * frames), [batch, frames, 1, 1]) * (height * width)
+    pixels = xp.reshape(images, [-1, channels])
 
     def inside(index: Any, size: int) -> Any:
         if fill == "reflect":
-            index = tf.math.floormod(index, 2 * size)
-            return tf.minimum(index, 2 * size - 1 - index)
-        return tf.clip_by_value(index, 0, size - 1)
+            index = xp.mod(index, 2 * size)
+            return xp.minimum(index, 2 * size - 1 - index)
+        return xp.clip(index, 0, size - 1)
 
     def corner(down: int, right: int) -> Any:
-        row, column = tf.cast(top, tf.int32) + down, tf.cast(left, tf.int32) + right
+        row, column = xp.astype(top, "int32") + down, xp.astype(left, "int32") + right
         share = (bottom_share if down else 1 - bottom_share) * (right_share if right else 1 - right_share)
         if fill == "constant":
             is_inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
-            share = tf.where(is_inside, share, 0.0)
+            share = xp.where(is_inside, share, 0.0)
         index = first_pixel + inside(row, height) * width + inside(column, width)
-        return tf.cast(tf.gather(pixels, index), tf.float32) * share[..., None]
+        return xp.astype(xp.take(pixels, index), "float32") * share[..., None]
 
     return corner(0, 0) + corner(0, 1) + corner(1, 0) + corner(1, 1)
 
 
-def _matrices(params: dict[str, Any], height: int, width: int) -> tuple[Any, ...]:
+def _matrices(xp: Operations, params: dict[str, Any], height: int, width: int) -> tuple[Any, ...]:
     """Return the affine map of each image, from pixels of the output to positions in the input.
 
     The map is rotation . shift . shear . zoom . flip about the middle of the image, as in Keras'
@@ -58,13 +58,12 @@ def _matrices(params: dict[str, Any], height: int, width: int) -> tuple[Any, ...
         The entries of the two rows (xx, xy, shift_x) and (yx, yy, shift_y), each (batch,):
         x_in = xx * x_out + xy * y_out + shift_x and y_in = yx * x_out + yy * y_out + shift_y.
     """
-    tf = import_tensorflow()
     angle, shear = (params[name] * (3.141592653589793 / 180) for name in ("rotation", "shear"))
-    cos, sin = tf.cos(angle), tf.sin(angle)
+    cos, sin = xp.cos(angle), xp.sin(angle)
     zoom_x, zoom_y = params["zoom_x"] * params["flip_x"], params["zoom_y"] * params["flip_y"]
     xx, yx = cos * zoom_x, sin * zoom_x
-    xy = (-cos * tf.sin(shear) - sin * tf.cos(shear)) * zoom_y
-    yy = (-sin * tf.sin(shear) + cos * tf.cos(shear)) * zoom_y
+    xy = (-cos * xp.sin(shear) - sin * xp.cos(shear)) * zoom_y
+    yy = (-sin * xp.sin(shear) + cos * xp.cos(shear)) * zoom_y
     middle_x, middle_y = (width - 1) / 2, (height - 1) / 2
     shift_x = cos * params["shift_x"] - sin * params["shift_y"] + middle_x - xx * middle_x - xy * middle_y
     shift_y = sin * params["shift_x"] + cos * params["shift_y"] + middle_y - yx * middle_x - yy * middle_y

@@ -1,15 +1,18 @@
 """The noise: normal, independent between examples, positions and epochs, and the same for the same draw."""
 
+import functools
+
 import numpy as np
 import pytest
 import scipy.stats
 import tensorflow as tf
 
 from jaxconv.data import augment
+from jaxconv.data.augment import arrays
 from jaxconv.data.augment.noise import normal
 from tests.data.augment.common import MEAN, SHAPES, STD, config_of, photo, transformer
 
-normal_of = tf.function(normal, jit_compile=True)
+normal_of = tf.function(functools.partial(normal, arrays.tensorflow()), jit_compile=True)
 
 
 def draws_of(n, seed=0, epoch=0):
@@ -61,7 +64,7 @@ def test_it_depends_on_the_draw_alone():
 @pytest.mark.parametrize("kind", SHAPES)
 def test_its_unit_is_the_standard_deviation_of_the_channel(kind, dtype):
     images = photo(500, SHAPES[kind]).astype(dtype)
-    params = augment.parameters(augment.draws(500, 0, 0), config_of(noise=0.2), SHAPES[kind])
+    params = augment.parameters(arrays.tensorflow(), augment.draws(500, 0, 0), config_of(noise=0.2), SHAPES[kind])
     noise = transformer(noise=0.2)(tf.constant(images), params).numpy() - images
     by_channel = noise.reshape(-1, 3) / STD
     np.testing.assert_allclose(by_channel.std(0), 0.2, rtol=0.03)

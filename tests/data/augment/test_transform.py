@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from keras.src.legacy.preprocessing import image as keras_image
 
 from jaxconv.data import augment
+from jaxconv.data.augment import arrays
 from jaxconv.data.examples import Examples
 from jaxconv.data.pipeline import Normalizer, steps_per_epoch, train_batches
 from jaxconv.errors import ConfigError
@@ -122,7 +123,10 @@ def test_an_image_is_a_function_of_seed_example_and_epoch(data, n, seed):
 def test_parameters_fill_their_range(field):
     value = ALL[field]
     draws = augment.draws(4000, 0, 0)
-    params = {k: v.numpy() for k, v in augment.parameters(draws, config_of(**{field: value}), (20, 40, 3)).items()}
+    params = {
+        k: v.numpy()
+        for k, v in augment.parameters(arrays.tensorflow(), draws, config_of(**{field: value}), (20, 40, 3)).items()
+    }
     ranges = {
         "rotation": {"rotation": (-20, 20)},
         "width_shift": {"shift_x": (-4, 4)},
@@ -154,15 +158,15 @@ def test_parameters_fill_their_range(field):
 
 def test_turning_one_on_leaves_the_draws_of_the_others():
     draws = augment.draws(100, 0, 0)
-    alone = augment.parameters(draws, config_of(rotation=20.0), (8, 8, 3))
-    together = augment.parameters(draws, config_of(**ALL), (8, 8, 3))
+    alone = augment.parameters(arrays.tensorflow(), draws, config_of(rotation=20.0), (8, 8, 3))
+    together = augment.parameters(arrays.tensorflow(), draws, config_of(**ALL), (8, 8, 3))
     np.testing.assert_array_equal(alone["rotation"], together["rotation"])
 
 
 def test_the_parameters_of_signals_are_those_of_the_width():
     draws, config = augment.draws(100, 0, 0), config_of(**{field: ALL[field] for field in FOR_SIGNALS})
-    of_signals = augment.parameters(draws, config, (40, 3))
-    of_images = augment.parameters(draws, config, (20, 40, 3))
+    of_signals = augment.parameters(arrays.tensorflow(), draws, config, (40, 3))
+    of_images = augment.parameters(arrays.tensorflow(), draws, config, (20, 40, 3))
     assert of_signals.keys() == of_images.keys()
     for name, values in of_signals.items():
         expected = np.zeros(100) if name in ("shift_y", "cutout_y") else of_images[name]
