@@ -7,8 +7,8 @@ Each round runs every contestant's whole command once, in turn, and takes the fa
 images per second: seconds from the command to the end of the first step, and the peak of resident memory. The first
 start of this project is also measured cold, with nothing in its cache. "step alone" is our step from a batch in memory
 (benchmarks.train_step), and the column "of the step" is the share of its speed. "device" is launch.py with
-config.data.pipeline=device, "augmented" with the transformations of configs/cifar_deep_augment.py, and "augmented device"
-with both. Peers: pip install -e ".[benchmarks]".
+config.data.pipeline=device, "augmented" with the transformations of configs/cifar_deep_augment.py, and "augmented
+device" with both. Peers: pip install -e ".[benchmarks]".
 """
 
 import json
