@@ -107,7 +107,10 @@ FIELDS: dict[str, Field] = {
     "num_epochs": Field(20, "number of passes over the training examples", _between(1, 1_000_000)),
     "batch_size": Field(128, "examples in a step, over all devices together", _SIZE),
     "accumulate_steps": Field(
-        1, "parts of each batch that a step computes one after the other, to take less memory; 1: all at once", _SIZE
+        1,
+        "parts of each batch that a step computes one after the other, to take less memory; batch norm sees one at a "
+        "time; 1: all at once",
+        _SIZE,
     ),
     "remat": Field(
         False,
