@@ -11,15 +11,18 @@ import pathlib
 import statistics
 from typing import Any, NamedTuple
 
+import numpy as np
 from rich import box
 from rich.table import Table
 
 from benchmarks import communication, interleave
 from benchmarks.communication import Link
+from jaxconv.report import measures
 
 RESULTS, README, DOCS = pathlib.Path("results"), pathlib.Path("README.md"), pathlib.Path("docs")
 BEGIN = "<!-- made by: python -m tools.results -->\n"
 BEGIN_SPEED = "<!-- made by: python -m tools.results, from results/benchmarks/train_step.json -->\n"
+BEGIN_BFLOAT16 = "<!-- made by: python -m tools.results, from results/*_bfloat16.seeds.json -->\n"
 BEGIN_SCALING = "<!-- made by: python -m tools.results, from results/benchmarks/scaling.json: {} -->\n"
 END = "<!-- end -->\n"
 
@@ -122,6 +125,29 @@ def speed_table(benchmark: pathlib.Path) -> str:
         }
     names = next(iter(columns.values()))
     return _markdown([{"images/s": name} | {net: of[name] for net, of in columns.items()} for name in names], 1)
+
+
+def bfloat16_table(results: pathlib.Path) -> str:
+    """Test accuracies of NAME.seeds.json and NAME_bfloat16.seeds.json, and Student's 95% interval of the difference."""
+    lines = []
+    for path in sorted(results.glob("*_bfloat16.seeds.json")):
+        name = path.name.removesuffix("_bfloat16.seeds.json")
+        single, half = (json.loads(of.read_text()) for of in (results / f"{name}.seeds.json", path))
+        assert single["seeds"] == half["seeds"]  # each seed with the same initial parameters and order
+        values = zip(half["test_accuracy"]["values"], single["test_accuracy"]["values"], strict=True)
+        spread = measures.spread(np.array([a - b for a, b in values]))
+        low, high = spread.interval
+        lines.append(
+            {
+                "test accuracy": name,
+                "n": str(half["n"]),
+                "float32": _percent(single["test_accuracy"]),
+                "bfloat16": _percent(half["test_accuracy"]),
+                "difference, points": f"{100 * spread.mean:+.2f} ({100 * low:+.2f} to {100 * high:+.2f})",
+                "command": f"`{half['command']}`",
+            }
+        )
+    return _markdown(lines, text_columns=1)
 
 
 def scaling_tables(benchmark: pathlib.Path) -> dict[str, str]:
@@ -295,6 +321,7 @@ def main() -> None:
     write(README, BEGIN, markdown_table(RESULTS))
     if (benchmark := RESULTS / "benchmarks" / "train_step.json").exists():
         write(README, BEGIN_SPEED, speed_table(benchmark))
+    write(README, BEGIN_BFLOAT16, bfloat16_table(RESULTS))
     if (benchmark := RESULTS / "benchmarks" / "scaling.json").exists():
         for begin, table in scaling_tables(benchmark).items():
             write(DOCS / "distributed.md", begin, table)

@@ -11,9 +11,11 @@ from jaxconv import seeds
 from tests.conftest import ROOT
 from tools.results import (
     BEGIN,
+    BEGIN_BFLOAT16,
     BEGIN_SPEED,
     END,
     LECTURE,
+    bfloat16_table,
     markdown_table,
     plot,
     read,
@@ -28,6 +30,7 @@ def test_the_readme_is_up_to_date():
     readme = (ROOT / "README.md").read_text()
     assert BEGIN + markdown_table(ROOT / "results") + END in readme
     assert BEGIN_SPEED + speed_table(ROOT / "results" / "benchmarks" / "train_step.json") + END in readme
+    assert BEGIN_BFLOAT16 + bfloat16_table(ROOT / "results") + END in readme
     page = (ROOT / "docs" / "distributed.md").read_text()
     for begin, table in scaling_tables(ROOT / "results" / "benchmarks" / "scaling.json").items():
         assert begin + table + END in page
@@ -82,6 +85,16 @@ def test_a_row_of_several_seeds(tmp_path):
     (tmp_path / "lenet.seeds.json").write_text(json.dumps({"command": command, "n": 5} | figures))
     row = "mnist | 1,234 | 2 | 100 s | 98.50 ± 0.35% | 99.06 ± 0.12% (n = 5) | 99.21% | -0.15 |"
     assert markdown_table(tmp_path).endswith(f"| `{command}` | {row}\n")
+
+
+def test_the_difference_that_bfloat16_makes_is_paired_by_seed(tmp_path):
+    for name, values in (("mine", [0.5, 0.6, 0.7]), ("mine_bfloat16", [0.51, 0.61, 0.74])):
+        figure = {"mean": sum(values) / 3, "std": 0.1, "values": values}
+        of_seeds = {"command": name, "n": 3, "seeds": [0, 1, 2], "test_accuracy": figure}
+        (tmp_path / f"{name}.seeds.json").write_text(json.dumps(of_seeds))
+    # The differences 1, 1 and 4 have the mean 2, the deviation 3 ** 0.5, and 4.303 of t with two degrees of freedom.
+    expected = "| mine | 3 | 60.00 ± 10.00% | 62.00 ± 10.00% | +2.00 (-2.30 to +6.30) | `mine_bfloat16` |\n"
+    assert bfloat16_table(tmp_path).endswith(expected)
 
 
 def test_what_jaxconv_seeds_writes_of_one_seed(tmp_path, monkeypatch):
