@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxconv.training.chunks import chunks
+from jaxconv.training.chunks import ChunkSize, chunks
 
 
 @given(
@@ -34,3 +34,20 @@ def test_chunks_cover_each_step_once_and_cross_no_cut(start, length, size, every
 def test_examples(arguments, every, expected):
     start, end, size = arguments
     assert list(chunks(start, end, lambda: size, every=every)) == expected
+
+
+def test_a_chunk_grows_to_the_time_it_may_take_and_shrinks_again(monkeypatch):
+    now, step, sizes = 0.0, 0, []
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    size = ChunkSize(0.5)
+    for seconds_per_step in [1 / 128] * 9 + [0.25, 9.0, 9.0]:
+        sizes.append(size())
+        now += seconds_per_step * size()
+        step += size()
+        size.done(step)
+    assert sizes == [1, 2, 4, 8, 16, 32, 64, 64, 64, 64, 2, 1]
+    now += 100  # a checkpoint is written
+    size.restart(step)
+    now += 1 / 128
+    size.done(step + 1)
+    assert size() == 2
