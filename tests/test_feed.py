@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from jaxconv import experiment
+from jaxconv.config import default_config
 from jaxconv.data import device
 from jaxconv.errors import ConfigError, UserError
 from jaxconv.evaluate import evaluate
@@ -88,6 +89,8 @@ def test_what_a_chunk_holds_does_not_change_the_result(on_device, tmp_path, monk
 
 def test_auto_is_recorded_and_kept_on_resume(on_device, tmp_path, monkeypatch):
     on_device.data.pipeline, on_device.checkpoint_every_steps = "auto", 8
+    augmentation = on_device.augment
+    on_device.augment = default_config().augment
     whole = train(on_device, tmp_path / "run")
     assert whole["config"]["data"]["pipeline"] == "device"
     assert json.loads((tmp_path / "run/config.json").read_text())["data"]["pipeline"] == "device"
@@ -98,11 +101,35 @@ def test_auto_is_recorded_and_kept_on_resume(on_device, tmp_path, monkeypatch):
     assert (again["config"]["data"]["pipeline"], again["params_sha256"]) == ("device", whole["params_sha256"])
     on_device.num_epochs = 1
     assert train(on_device, tmp_path / "other")["config"]["data"]["pipeline"] == "host"
+    monkeypatch.undo()
+    on_device.augment = augmentation  # which is slow on the device, if it is a CPU
+    assert train(on_device, tmp_path / "augmented")["config"]["data"]["pipeline"] == "host"
     monkeypatch.setattr(experiment, "is_installed", lambda: False)
     assert train(on_device, tmp_path / "third")["config"]["data"]["pipeline"] == "device"
     on_device.data.pipeline = "host"
     with pytest.raises(ConfigError, match="needs TensorFlow.* pip install .*, or set config.data.pipeline to 'device'"):
         train(on_device, tmp_path / "fourth")
+
+
+def test_images_that_are_not_in_memory_are_for_the_host(on_device, tmp_path):
+    on_device.data.in_memory, on_device.num_epochs = "no", 1
+    with pytest.raises(ConfigError, match=r"'device' keeps the images in memory.* set config.data.pipeline to 'host'"):
+        train(on_device, tmp_path / "refused")
+    on_device.data.pipeline, on_device.augment = "auto", default_config().augment
+    assert train(on_device, tmp_path / "run")["config"]["data"]["pipeline"] == "host"
+
+
+def test_bfloat16_parts_of_a_batch_and_an_average(on_device, tmp_path):
+    """The fields of a step are those of the host's step."""
+    on_device.compute_dtype, on_device.accumulate_steps, on_device.ema_decay = "bfloat16", 2, 0.9
+    on_device.remat, on_device.clip_norm = True, 1.0
+    whole = train(on_device, tmp_path / "device")
+    (tmp_path / "device/summary.json").unlink()
+    shutil.rmtree(tmp_path / "device/checkpoints/22")
+    assert train(on_device, tmp_path / "device")["params_sha256"] == whole["params_sha256"]
+    on_device.data.pipeline = "host"
+    train(on_device, tmp_path / "host")
+    assert_agree(read(tmp_path / "device"), read(tmp_path / "host"), rel=0.1)
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_at_its_step(on_device, tmp_path, monkeypatch):

@@ -7,6 +7,7 @@ draws docs/curves and docs/scaling.png.
 """
 
 import json
+import math
 import pathlib
 import statistics
 from typing import Any, NamedTuple
@@ -136,7 +137,7 @@ def bfloat16_table(results: pathlib.Path) -> str:
         assert single["seeds"] == half["seeds"]  # each seed with the same initial parameters and order
         values = zip(half["test_accuracy"]["values"], single["test_accuracy"]["values"], strict=True)
         spread = measures.spread(np.array([a - b for a, b in values]))
-        low, high = spread.interval
+        low, high = spread.interval or (math.nan, math.nan)
         lines.append(
             {
                 "test accuracy": name,
