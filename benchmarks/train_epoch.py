@@ -90,6 +90,7 @@ def run_ours(net: str, examples: int, batch_size: int, env: dict[str, str], kind
             "num_epochs": EPOCHS,
             "batch_size": batch_size,
             "data.pipeline": "device" if "device" in kind else "host",
+            "report": False,  # the peers make none
         }
         if "augmented" in kind:
             augment = configs.load("configs/cifar_deep_augment.py").augment

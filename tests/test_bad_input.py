@@ -9,8 +9,8 @@ import re
 import pytest
 
 from jaxconv import experiment
-from jaxconv import train as trains
 from jaxconv.config import validate
+from jaxconv.data import pipeline
 from jaxconv.errors import ConfigError, UserError
 from jaxconv.runs.workdir import claim
 from jaxconv.train import train
@@ -219,7 +219,7 @@ def test_an_error_of_reading_data_is_not_said_of_the_workdir(tiny, tmp_path, mon
     def broken(*arguments, **keywords):
         raise OSError(errno.EIO, "Input/output error", "the data")
 
-    monkeypatch.setattr(trains.pipeline, "train_batches", broken)
+    monkeypatch.setattr(pipeline, "train_batches", broken)
     with pytest.raises(OSError, match="the data"):
         train(tiny, tmp_path / "run")
 

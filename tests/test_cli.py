@@ -62,7 +62,7 @@ def test_wrong_command_lines(arguments, parts):
         ),
         (
             "from ml_collections import ConfigDict\ndef get_config():\n    return ConfigDict({'seed': 0})\n",
-            ["lacks augment.brightness", ", batch_size,", "default_config()"],
+            ["lacks accumulate_steps, augment.brightness", ", batch_size,", "default_config()"],
         ),
     ],
 )

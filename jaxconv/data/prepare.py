@@ -19,9 +19,6 @@ from jaxconv.data.tensorflow import is_installed
 from jaxconv.errors import ConfigError, UserError
 from jaxconv.platform import compatibility
 
-_NAME = flags.DEFINE_string("name", None, "The set of TensorFlow Datasets, such as mnist.", required=True)
-_DATA_DIR = flags.DEFINE_string("data_dir", None, "Where the set is; the file goes there, too.")
-
 
 def prepare(data: Config) -> str:
     """Write the file of the set that config.data names. Downloads the set if necessary.
@@ -56,7 +53,7 @@ def main(argv: list[str]) -> None:
     """Write the file, and print its path."""
     compatibility.quiet()
     data = default_config().data
-    data.name, data.data_dir = _NAME.value, _DATA_DIR.value
+    data.name, data.data_dir = flags.FLAGS.name, flags.FLAGS.data_dir
     try:
         print(prepare(data))
     except UserError as error:
@@ -65,4 +62,6 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    flags.DEFINE_string("name", None, "The set of TensorFlow Datasets, such as mnist.", required=True)
+    flags.DEFINE_string("data_dir", None, "Where the set is; the file goes there, too.")
     app.run(main)

@@ -1,11 +1,13 @@
 """What a split must hold, whatever its source."""
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxconv.data.examples import Examples, check, from_arrays
+from jaxconv.data.examples import ALIGNMENT, Examples, aligned, check, from_arrays
 from jaxconv.errors import ConfigError
 
 
@@ -17,7 +19,21 @@ def bytes_of(*shape):
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
 def test_signals_images_and_clips_of_bytes_or_floats_pass(shape, dtype):
     examples = Examples(np.ones(shape, dtype), np.arange(5, dtype=np.int32))
-    assert check(examples, 5, "train") is examples
+    checked = check(examples, 5, "train")
+    assert checked.labels is examples.labels
+    np.testing.assert_array_equal(checked.images, examples.images, strict=True)
+
+
+@settings(max_examples=20)
+@given(
+    offset=st.integers(0, 50), shape=st.tuples(*[st.integers(1, 9)] * 3), dtype=st.sampled_from([np.uint8, np.float32])
+)
+def test_an_aligned_array_is_taken_as_it_is(offset, shape, dtype):
+    array = np.arange(math.prod(shape) + offset).astype(dtype)[offset:].reshape(shape)
+    found = aligned(array)
+    np.testing.assert_array_equal(found, array, strict=True)
+    assert found.ctypes.data % ALIGNMENT == 0
+    assert aligned(found) is found
 
 
 @pytest.mark.parametrize(
