@@ -41,11 +41,11 @@ def test_resolve(monkeypatch, ops, platform, available, recorded, resolved):
 
 
 @functools.cache
-def steps(name, form, batch_norm):
+def steps(name, form, batch_norm, dtype="float32"):
     """The traced steps of training and evaluation of a net."""
     config = default_config()
     config.model.name, config.model.batch_norm, config.mixup = name, batch_norm, 0.2
-    model = create_model(config.model, 10, dispatch.KERNELS[form])
+    model = create_model(config.model, 10, dispatch.KERNELS[form], dtype=dtype)
     state = jax.eval_shape(lambda: create_state(model, optax.adam(0.1), SHAPES[name], 0))
     shapes = {"image": ((8, *SHAPES[name]), jnp.float32), "label": ((8,), jnp.int32), "weight": ((8,), jnp.float32)}
     batch = {key: jax.ShapeDtypeStruct(*shape) for key, shape in shapes.items()}
@@ -63,6 +63,16 @@ def test_steps_lower_for_a_platform_that_is_not_here(name, platform, batch_norm)
         assert "stablehlo.dot_general" in program or "onednn" in program
         has_ours = "jaxconv" in "".join(line for line in program.splitlines() if "custom_call" in line)
         assert has_ours == (form == "onednn" and name != "mlp")
+
+
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+@pytest.mark.parametrize("name", list(MEMBERS))
+def test_accelerators_multiply_in_bfloat16(name, platform):
+    for step in steps(name, "stock", True, "bfloat16"):
+        program = step.lower(lowering_platforms=(platform,)).as_text()
+        products = [line for line in program.splitlines() if "dot_general" in line or "stablehlo.convolution" in line]
+        assert products
+        assert all("xbf16>" in line.split(":")[-1] for line in products)
 
 
 @pytest.mark.parametrize("form", FORMS)
