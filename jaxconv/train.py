@@ -17,7 +17,7 @@ from jaxconv.models.registry import num_params
 from jaxconv.ops import onednn
 from jaxconv.parallel.distributed import Largest, from_lead
 from jaxconv.parallel.sharding import replicated
-from jaxconv.platform import cluster, devices
+from jaxconv.platform import allocator, cluster, devices
 from jaxconv.runs import checkpoint, console, interrupt, predictions, processes, signature
 from jaxconv.runs import workdir as files
 from jaxconv.runs.clock import Clock
@@ -185,6 +185,7 @@ def _fit(
     overlap = experiment.steps_that_overlap(setup.mesh)
     in_flight, signal_of_any = StepsInFlight(overlap), Largest(setup.mesh, lag=overlap)
     versions, first, size = _versions(setup), True, ChunkSize(_CHUNK_SECONDS)
+    give_back = allocator.giver_back()
     with (
         files.open_history(workdir, history) if cluster.is_lead() else contextlib.nullcontext() as write_history,
         console.Bar(config.num_epochs, per_epoch) as bar,
@@ -208,6 +209,7 @@ def _fit(
             for done, sums in in_flight.wait(for_all=ends_epoch or due or bool(stop)):
                 _check_loss(done, sums, state, setup, checkpoints)
                 size.done(done)
+                give_back()
                 bar.update(done, sums)
                 if first:
                     console.say(f"First step done {clock.this_start:.1f} s after the start.")

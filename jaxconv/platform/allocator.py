@@ -1,9 +1,12 @@
 """Keep memory, in huge pages: XLA:CPU allocates its temporaries at every step, and each page would fault in again."""
 
 import contextlib
+import ctypes
 import os
 import platform
 import sys
+import time
+from collections.abc import Callable
 
 from jaxconv.platform import accelerators, switches
 
@@ -28,3 +31,21 @@ def restart_with_huge_pages() -> None:
         return
     with contextlib.suppress(OSError):  # without it the run is slower, and no less right
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | ENVIRONMENT)
+
+
+def giver_back(seconds: float = 2.0) -> Callable[[], object]:
+    """Return a function that gives the free memory of this process back to the system, at most every so many seconds.
+
+    What `ENVIRONMENT` keeps lies in pieces: a step whose memory fits into none of them takes more. Now and then, to
+    start anew costs less than the pieces take.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if platform.libc_ver()[0] == "glibc" else None
+    last = time.monotonic()
+
+    def give_back() -> None:
+        nonlocal last
+        if trim and time.monotonic() - last >= seconds:
+            trim(ctypes.c_size_t(0))
+            last = time.monotonic()
+
+    return give_back

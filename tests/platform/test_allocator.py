@@ -56,3 +56,33 @@ def test_no_restart_where_jax_may_find_an_accelerator(tmp_path):
 
     assert run() == ["True", "False"]
     assert run(JAX_PLATFORMS="cpu") == ["False", str(platform.libc_ver()[0] == "glibc")]
+
+
+GIVES_BACK = """
+import numpy as np, psutil
+from jaxconv.platform.allocator import giver_back
+
+def megabytes():
+    return psutil.Process().memory_info().rss >> 20
+
+give_back, not_yet, before = giver_back(seconds=0), giver_back(seconds=1000), megabytes()
+array = np.ones(200 << 20, np.uint8)
+del array
+kept = megabytes() - before
+not_yet()
+kept_still = megabytes() - before
+give_back()
+print(kept > 150, kept_still > 150, megabytes() - before < 50)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+def test_memory_that_is_kept_can_be_given_back():
+    said = subprocess.run(
+        [sys.executable, "-c", GIVES_BACK],
+        env={"PATH": "", "PYTHONPATH": ":".join(sys.path)} | ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert said == "True True True\n"
