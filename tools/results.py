@@ -322,7 +322,8 @@ def main() -> None:
     write(README, BEGIN, markdown_table(RESULTS))
     if (benchmark := RESULTS / "benchmarks" / "train_step.json").exists():
         write(README, BEGIN_SPEED, speed_table(benchmark))
-    write(README, BEGIN_BFLOAT16, bfloat16_table(RESULTS))
+    if any(RESULTS.glob("*_bfloat16.seeds.json")):
+        write(README, BEGIN_BFLOAT16, bfloat16_table(RESULTS))
     if (benchmark := RESULTS / "benchmarks" / "scaling.json").exists():
         for begin, table in scaling_tables(benchmark).items():
             write(DOCS / "distributed.md", begin, table)
