@@ -36,10 +36,11 @@ def restart_with_huge_pages() -> None:
 def giver_back(seconds: float = 2.0) -> Callable[[], object]:
     """Return a function that gives the free memory of this process back to the system, at most every so many seconds.
 
-    What `ENVIRONMENT` keeps lies in pieces: a step whose memory fits into none of them takes more. Now and then, to
-    start anew costs less than the pieces take.
+    `ENVIRONMENT` keeps freed memory in the process, in pieces. A step that fits into none of them takes more memory
+    from the system, and the process grows. Without `ENVIRONMENT` the function does nothing.
     """
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if platform.libc_ver()[0] == "glibc" else None
+    keeps = ENVIRONMENT.items() <= os.environ.items()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if keeps else None
     last = time.monotonic()
 
     def give_back() -> None:

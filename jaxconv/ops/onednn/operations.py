@@ -91,9 +91,15 @@ class Operation:
             if not known or array.size * array.dtype.itemsize != num_bytes(expected.descriptor):
                 raise TypeError(f"{key}: {name} is {array.dtype} {array.shape}, which oneDNN would misread")
 
-    def add_scratch(self, name: str, descriptor: MemoryDescriptor) -> None:
-        """Add an array between two primitives."""
-        self._arrays[name] = self._allocate(descriptor)
+    def in_layout(self, name: str, descriptor: MemoryDescriptor) -> str:
+        """Return the name of an array like `name` in the layout and the dtype of a description.
+
+        It is `name` itself if it has them, or else an array in scratch, for `add_reorder`.
+        """
+        if loaded_library().holds_gil.dnnl_memory_desc_equal(self._arrays[name].descriptor, descriptor):
+            return name
+        self._arrays[f"reordered_{name}"] = self._allocate(descriptor)
+        return f"reordered_{name}"
 
     def add_primitive(self, descriptor: PrimitiveDescriptor, names: Mapping[int, str]) -> None:
         """Add a primitive.
@@ -109,7 +115,9 @@ class Operation:
         self.primitives.append((create(loaded_library().holds_gil.dnnl_primitive_create, descriptor), arrays))
 
     def add_reorder(self, source: str, target: str) -> None:
-        """Add a primitive that copies an array into the layout of another one."""
+        """Add a primitive that copies an array into the layout and the dtype of another one, if they are two."""
+        if source == target:
+            return
         library = loaded_library()
         descriptor = create(
             library.holds_gil.dnnl_reorder_primitive_desc_create,

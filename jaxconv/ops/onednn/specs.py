@@ -102,29 +102,23 @@ class Convolution(NamedTuple):
         kernel = memory_descriptor(self.kernel, _kernel_axes(self.kernel))
         if propagation == "forward":
             operation = Operation(arguments={"x": x, "kernel": kernel, "bias": bias}, results={"y": y})
-            operation.add_scratch("reordered_kernel", query_memory_descriptor(primitive, library.QUERY_WEIGHTS))
-            operation.add_reorder("kernel", "reordered_kernel")
-            operation.add_primitive(primitive, {SRC: "x", WEIGHTS: "reordered_kernel", BIAS: "bias", DST: "y"})
+            inner = operation.in_layout("kernel", query_memory_descriptor(primitive, library.QUERY_WEIGHTS))
+            operation.add_reorder("kernel", inner)
+            operation.add_primitive(primitive, {SRC: "x", WEIGHTS: inner, BIAS: "bias", DST: "y"})
         elif propagation == "backward_data":
             operation = Operation(arguments={"y_gradient": y, "kernel": kernel}, results={"x_gradient": x})
-            operation.add_scratch("reordered_kernel", query_memory_descriptor(primitive, library.QUERY_WEIGHTS))
-            operation.add_reorder("kernel", "reordered_kernel")
-            names = {DIFF_DST: "y_gradient", WEIGHTS: "reordered_kernel", DIFF_SRC: "x_gradient"}
-            operation.add_primitive(primitive, names)
+            inner = operation.in_layout("kernel", query_memory_descriptor(primitive, library.QUERY_WEIGHTS))
+            operation.add_reorder("kernel", inner)
+            operation.add_primitive(primitive, {DIFF_DST: "y_gradient", WEIGHTS: inner, DIFF_SRC: "x_gradient"})
         else:
             operation = Operation(
                 arguments={"x": x, "y_gradient": y}, results={"kernel_gradient": kernel, "bias_gradient": bias}
             )
             layout = query_memory_descriptor(primitive, library.QUERY_DIFF_WEIGHTS)
-            operation.add_scratch("reordered_kernel_gradient", layout)
-            names = {
-                SRC: "x",
-                DIFF_DST: "y_gradient",
-                DIFF_WEIGHTS: "reordered_kernel_gradient",
-                DIFF_BIAS: "bias_gradient",
-            }
+            inner = operation.in_layout("kernel_gradient", layout)
+            names = {SRC: "x", DIFF_DST: "y_gradient", DIFF_WEIGHTS: inner, DIFF_BIAS: "bias_gradient"}
             operation.add_primitive(primitive, names)
-            operation.add_reorder("reordered_kernel_gradient", "kernel_gradient")
+            operation.add_reorder(inner, "kernel_gradient")
         return operation
 
     def _arrays(self) -> tuple[MemoryDescriptor, MemoryDescriptor, MemoryDescriptor]:
@@ -188,30 +182,25 @@ class Dense(NamedTuple):
         """Make the operation: the primitive, and in bfloat16 a reorder of the kernel from or to float32."""
         primitive = self.primitive_descriptor(propagation)
         x, kernel, bias, y = self._arrays()
-        reorders = self.dtype == "bfloat16"
-        if propagation == "backward_weights":
+        if propagation == "forward":
+            operation = Operation(arguments={"x": x, "kernel": kernel, "bias": bias}, results={"y": y})
+            inner = operation.in_layout("kernel", query_memory_descriptor(primitive, library.QUERY_WEIGHTS))
+            operation.add_reorder("kernel", inner)
+            operation.add_primitive(primitive, {SRC: "x", WEIGHTS: inner, BIAS: "bias", DST: "y"})
+        elif propagation == "backward_data":
+            operation = Operation(arguments={"y_gradient": y, "kernel": kernel}, results={"x_gradient": x})
+            inner = operation.in_layout("kernel", query_memory_descriptor(primitive, library.QUERY_WEIGHTS))
+            operation.add_reorder("kernel", inner)
+            operation.add_primitive(primitive, {DIFF_DST: "y_gradient", WEIGHTS: inner, DIFF_SRC: "x_gradient"})
+        else:
             operation = Operation(
                 arguments={"x": x, "y_gradient": y}, results={"kernel_gradient": kernel, "bias_gradient": bias}
             )
-            name = "reordered_kernel_gradient" if reorders else "kernel_gradient"
-            if reorders:
-                operation.add_scratch(name, query_memory_descriptor(primitive, library.QUERY_DIFF_WEIGHTS))
-            names = {SRC: "x", DIFF_DST: "y_gradient", DIFF_WEIGHTS: name, DIFF_BIAS: "bias_gradient"}
+            layout = query_memory_descriptor(primitive, library.QUERY_DIFF_WEIGHTS)
+            inner = operation.in_layout("kernel_gradient", layout)
+            names = {SRC: "x", DIFF_DST: "y_gradient", DIFF_WEIGHTS: inner, DIFF_BIAS: "bias_gradient"}
             operation.add_primitive(primitive, names)
-            if reorders:
-                operation.add_reorder(name, "kernel_gradient")
-            return operation
-        if propagation == "forward":
-            operation = Operation(arguments={"x": x, "kernel": kernel, "bias": bias}, results={"y": y})
-            names = {SRC: "x", BIAS: "bias", DST: "y"}
-        else:
-            operation = Operation(arguments={"y_gradient": y, "kernel": kernel}, results={"x_gradient": x})
-            names = {DIFF_DST: "y_gradient", DIFF_SRC: "x_gradient"}
-        name = "reordered_kernel" if reorders else "kernel"
-        if reorders:
-            operation.add_scratch(name, query_memory_descriptor(primitive, library.QUERY_WEIGHTS))
-            operation.add_reorder("kernel", name)
-        operation.add_primitive(primitive, names | {WEIGHTS: name})
+            operation.add_reorder(inner, "kernel_gradient")
         return operation
 
 

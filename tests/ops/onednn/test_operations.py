@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from jaxconv.ops import onednn
 from jaxconv.ops.convolution import by_onednn
 from jaxconv.ops.onednn import operations
 from tests.conftest import ROOT
@@ -41,6 +42,18 @@ def test_thousands_of_calls_prepare_little_and_take_no_memory(monkeypatch):
     run(3000)
     assert resident_bytes() - before < 4 << 20
     assert 1 <= len(prepared) <= 12
+
+
+@pytest.mark.parametrize("wrong", [jnp.float16, jnp.bfloat16, jnp.int32])
+def test_an_array_that_onednn_would_misread_is_refused(wrong):
+    assert onednn.is_available()
+    dense = onednn.Dense(4, 8, 16)
+    arrays = jnp.ones((4, 8)), jnp.ones((8, 16)), jnp.ones(16)
+    assert dense.forward(*arrays).shape == (4, 16)
+    for i, name in enumerate(("x", "kernel", "bias")):
+        mixed = [array.astype(wrong) if i == number else array for number, array in enumerate(arrays)]
+        with pytest.raises(TypeError, match=f": {name} is {jnp.dtype(wrong)} .*, which oneDNN would misread"):
+            dense.forward(*mixed)
 
 
 MANY_CORES = """
