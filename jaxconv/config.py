@@ -280,14 +280,29 @@ FIELDS: dict[str, Field] = {
     ),
     "model.name": Field(
         "lenet",
-        'member of the family: "mlp", "lenet", "cifar_simple" or "cifar_deep"; it gives the other model fields '
-        "that are None their values",
+        'member of the family: "mlp", "lenet", "cifar_simple", "cifar_deep" or "airbench"; it gives the other model '
+        "fields that are None their values",
     ),
     "model.filters": Field(tuple, "filters of each convolution, by stage", _STAGES),
     "model.kernel_size": Field(int | tuple, "size of the kernel of each convolution", _sizes_at_each("convolution")),
     "model.strides": Field(int | tuple, "strides of each convolution", _sizes_at_each("convolution")),
     "model.padding": Field(str, 'padding of each convolution, "same" or "valid"'),
+    "model.kernel_init": Field(
+        str,
+        'how the kernels of the convolutions start: "glorot" uniform (Keras), or "identity": the first filters pass a '
+        "channel on (arXiv:2404.00498)",
+    ),
+    "model.use_bias": Field(bool, "give each filter of a convolution a bias"),
+    "model.whitening": Field(
+        int,
+        "side of the windows of a first convolution that whitens them; its kernel is fitted to the training split and "
+        "not trained, its bias is (arXiv:2404.00498); 0: none",
+        _between(0, 16),
+    ),
     "model.batch_norm": Field(bool, "normalise the output of each convolution over the batch (arXiv:1502.03167)"),
+    "model.batch_norm_scale": Field(bool, "give batch norm a scale for each channel, beside the bias"),
+    "model.batch_norm_momentum": Field(float, "share of the running statistics that a step keeps", _below(1)),
+    "model.batch_norm_epsilon": Field(float, "what batch norm adds to the variance", _POSITIVE),
     "model.pooling": Field(str, 'pooling at the end of each stage, "max" or "average"'),
     "model.pool_size": Field(int | tuple, "size of the pooling windows", _sizes_at_each("pooling")),
     "model.pool_strides": Field(
@@ -296,12 +311,22 @@ FIELDS: dict[str, Field] = {
         _sizes_at_each("pooling"),
     ),
     "model.pool_padding": Field(str, 'padding of each pooling, "same" or "valid"'),
+    "model.pool_place": Field(
+        str,
+        'convolution of a stage after which it is pooled: the "last", after the activation, or the "first", before '
+        "batch norm and activation",
+    ),
     "model.global_pooling": Field(
         str, 'pooling over all positions before the dense layers, "max" or "average"; "none": flatten instead'
     ),
     "model.dropout": Field(float, "share of the units to drop after each pooling", _below(1)),
     "model.dense": Field(tuple, "units of each hidden dense layer", _SIZES),
     "model.dense_dropout": Field(float, "share of the units to drop after each hidden dense layer", _below(1)),
+    "model.scaled_head": Field(
+        bool,
+        "compute the logits without bias, divided by the number of their inputs, by a kernel that starts with variance "
+        "1 (arXiv:2404.00498)",
+    ),
     "model.activation": Field(str, 'activation: "relu", "gelu", "silu", "elu", "tanh" or "sigmoid"'),
     "optimizer.name": Field("adam", 'the optimizer: "adam", "rmsprop" or "sgd"'),
     "optimizer.learning_rate": Field(1e-3, "learning rate, the highest of the schedule", _POSITIVE),

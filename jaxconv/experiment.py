@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.extend.backend import clear_backends
@@ -18,9 +19,10 @@ from jaxconv.data.augment import transform as augment
 from jaxconv.data.examples import Examples, Source, check
 from jaxconv.data.tensorflow import is_installed
 from jaxconv.errors import ConfigError
-from jaxconv.models import registry
+from jaxconv.models import registry, whitening
 from jaxconv.ops import dispatch, onednn
 from jaxconv.parallel import distributed
+from jaxconv.parallel.distributed import from_lead
 from jaxconv.parallel.mesh import make_mesh, own_rows, prefetch_to_devices
 from jaxconv.parallel.sharding import replicated, split_by_example
 from jaxconv.platform import cluster, devices
@@ -199,6 +201,8 @@ def set_up(config: Config) -> Experiment:
     )
     validation = check(source.load(config.data.validation), source.num_classes, config.data.validation, like=train)
     normalizer = pipeline.fit_normalizer(train)
+    if config.model.whitening:
+        state = _whiten(state, config.model.whitening, train, normalizer, mesh)
     config = _choose_pipeline(config, (train, validation), mesh)
     if config.data.pipeline == "device":
         train, validation = device.put(train, mesh), device.put(validation, mesh)
@@ -216,6 +220,16 @@ def set_up(config: Config) -> Experiment:
     )
 
 
+def _whiten(state: TrainState, window: int, train: Examples, normalizer: pipeline.Normalizer, mesh: Mesh) -> TrainState:
+    """Fit the whitening layer of a state to the training split. Process 0 decides, so that all have the same bits."""
+    fitted = from_lead(lambda: whitening.fit(train.images, *normalizer, window).tolist())
+    ((layer, _),) = state.collections["whitening"].items()
+    kernel = jax.device_put(np.asarray(fitted, np.float32), replicated(mesh))
+    of_layer = {"whitening": {layer: {"kernel": kernel}}}
+    ema = None if state.ema is None else state.ema | jax.tree.map(jnp.copy, of_layer)
+    return state.replace(collections=state.collections | of_layer, ema=ema)
+
+
 def _choose_pipeline(config: Config, splits: tuple[Examples, ...], mesh: Mesh) -> Config:
     """Copy a config with what "auto" means for config.data.pipeline. Process 0 decides.
 
@@ -225,7 +239,7 @@ def _choose_pipeline(config: Config, splits: tuple[Examples, ...], mesh: Mesh) -
         return config
     chosen = config.copy_and_resolve_references()
     slow = mesh.devices.flat[0].platform == "cpu" and augment.is_on(config.augment)
-    on_device = distributed.from_lead(lambda: not is_installed() or (device.fits(splits, mesh) and not slow))
+    on_device = from_lead(lambda: not is_installed() or (device.fits(splits, mesh) and not slow))
     chosen.data.pipeline = "device" if on_device else "host"
     return chosen
 

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from jaxconv.config import choose
 from jaxconv.errors import ConfigError
-from jaxconv.models.layers import BatchNorm, Conv, Dense, Flatten, GlobalPool, Pool
+from jaxconv.models.layers import KERNEL_INITS, BatchNorm, Conv, Dense, Flatten, GlobalPool, Pool, ScaledHead, Whitening
 from jaxconv.ops import dispatch
 
 ACTIVATIONS = {
@@ -25,6 +25,7 @@ MONOTONE = {"relu", "elu", "tanh", "sigmoid"}
 """Activations that commute with the maximum: pooling first is the same function, on fewer elements."""
 POOLINGS = ("max", "average")
 GLOBAL_POOLINGS = ("none", *POOLINGS)
+POOL_PLACES = ("last", "first")
 PADDINGS = {"same": "SAME", "valid": "VALID"}
 
 
@@ -34,6 +35,9 @@ class ConvNet(nn.Module):
     The input has 1 spatial dimension for audio and text, 2 for images, or 3 for video. Sizes and strides are one number
     for all spatial dimensions, or a tuple of one number for each. Parameters start as in Keras: Glorot-uniform kernels
     and zero biases.
+
+    With whitening, partial identities, pooling after the first convolution of a stage, batch norm without scale and a
+    scaled head it is the net of airbench94 (arXiv:2404.00498).
     """
 
     num_classes: int
@@ -43,13 +47,26 @@ class ConvNet(nn.Module):
     strides: int | Sequence[int] = 1
     padding: str = "same"
     """Padding of the convolutions."""
+    kernel_init: str = "glorot"
+    """How the kernels of the convolutions start, a key of `KERNEL_INITS`."""
+    use_bias: bool = True
+    """Whether the convolutions have a bias for each filter."""
+    whitening: int = 0
+    """Side of the windows of a first convolution that whitens them, with an activation. 0: there is none."""
     batch_norm: bool = False
     """Whether to normalise the output of each convolution over the batch."""
+    batch_norm_scale: bool = True
+    """Whether batch norm has a scale for each channel beside the bias."""
+    batch_norm_momentum: float = 0.99
+    """Share of the running statistics that a step keeps."""
+    batch_norm_epsilon: float = 1e-3
     pooling: str = "max"
     pool_size: int | Sequence[int] = 2
     pool_strides: int | Sequence[int] | None = None
     """Strides of the pooling windows. None: the size of the windows."""
     pool_padding: str = "valid"
+    pool_place: str = "last"
+    """Where a stage is pooled: after its "last" convolution, or after its "first", before batch norm and activation."""
     global_pooling: str = "none"
     """Pooling over all positions before the dense layers. "none": flatten instead."""
     dropout: float = 0.0
@@ -58,6 +75,8 @@ class ConvNet(nn.Module):
     """Units of each hidden dense layer."""
     dense_dropout: float = 0.0
     """Share of units dropped after each hidden dense layer."""
+    scaled_head: bool = False
+    """Whether the logits are those of a `ScaledHead`."""
     activation: str = "relu"
     dtype: str = "float32"
     """Dtype of the activations. Parameters, batch statistics and logits are float32."""
@@ -89,18 +108,26 @@ class ConvNet(nn.Module):
         """
         activation = choose("model.activation", self.activation, ACTIVATIONS)
         convolution, pooling = self._layers(spatial=x.ndim - 2)
-        pools_first = self.pooling == "max" and self.activation in MONOTONE
+        pools_first = self.pooling == "max" and self.activation in MONOTONE and self.pool_place == "last"
 
-        def convolve(x: Array, filters: int, stage: int, place: str) -> Array:
+        def convolve(x: Array, filters: int, place: str) -> Array:
             layer = convolution(filters)
             _check_fits(place, x, layer.padding, layer.kernel_size, "kernel_size", "padding")
-            x = layer(x)
-            return BatchNorm()(x, weight, train=train and stage > self.frozen_stages) if self.batch_norm else x
+            return layer(x)
+
+        def normalise(x: Array, stage: int) -> Array:
+            if not self.batch_norm:
+                return x
+            layer = BatchNorm(self.batch_norm_scale, self.batch_norm_momentum, self.batch_norm_epsilon)
+            return layer(x, weight, train=train and stage > self.frozen_stages)
+
+        def activate(x: Array) -> Array:
+            return activation(x.astype(jnp.float32)).astype(self.dtype)  # in one pass, without rounding in between
 
         def pool(x: Array, place: str) -> Array:
             layer = pooling()
             _check_fits(place, x, layer.padding, layer.window, "pool_size", "pool_padding")
-            return layer(x)
+            return layer(x.astype(self.dtype))
 
         x = x.astype(self.dtype)
 
@@ -109,13 +136,22 @@ class ConvNet(nn.Module):
 
         def compute(_: nn.Module, x: Array, stage: int) -> Array:
             all_filters = self.filters[stage - 1]
+            where = f"The pooling of stage {stage}"
             for number, filters in enumerate(all_filters, start=1):
-                x = convolve(x, filters, stage, f"Convolution {number} of stage {stage}")
+                x = convolve(x, filters, f"Convolution {number} of stage {stage}")
+                if number == 1 and self.pool_place == "first":
+                    x = pool(x, where)
+                x = normalise(x, stage)
                 if number < len(all_filters) or not pools_first:
-                    x = activation(x)
-            x = pool(x, f"The pooling of stage {stage}")
-            return activation(x) if pools_first else x
+                    x = activate(x)
+            if self.pool_place == "first":
+                return x
+            x = pool(x, where)
+            return activate(x) if pools_first else x
 
+        if self.whitening:
+            x = Whitening(self.whitening, self.kernels)(x)
+            x = activate(x)
         compute = nn.remat(compute, static_argnums=(2,)) if self.remat and train else compute
         for stage in range(1, 1 + len(self.filters)):
             x = self._expose(f"stage_{stage}", compute(self, x, stage))
@@ -127,7 +163,8 @@ class ConvNet(nn.Module):
         for units in self.dense:
             x = activation(Dense(units, self.kernels)(x))
             x = drop(x, self.dense_dropout)
-        return Dense(self.num_classes, self.kernels, name="logits")(x).astype(jnp.float32)
+        head = ScaledHead if self.scaled_head else Dense
+        return head(self.num_classes, self.kernels, name="logits")(x).astype(jnp.float32)
 
     def _expose(self, name: str, x: Array) -> Array:
         """Let jaxconv.models.attribution read the output of a stage, and its gradient. No other program changes."""
@@ -144,6 +181,7 @@ class ConvNet(nn.Module):
         """
         choose("model.pooling", self.pooling, dict.fromkeys(POOLINGS))
         choose("model.global_pooling", self.global_pooling, dict.fromkeys(GLOBAL_POOLINGS))
+        choose("model.pool_place", self.pool_place, dict.fromkeys(POOL_PLACES))
         window = _for_each_dimension("pool_size", self.pool_size, spatial, "pooling")
         convolution = functools.partial(
             Conv,
@@ -151,6 +189,8 @@ class ConvNet(nn.Module):
             strides=_for_each_dimension("strides", self.strides, spatial, "convolution"),
             padding=choose("model.padding", self.padding, PADDINGS),
             kernels=self.kernels,
+            kernel_init=choose("model.kernel_init", self.kernel_init, KERNEL_INITS),
+            use_bias=self.use_bias,
         )
         pooling = functools.partial(
             Pool,

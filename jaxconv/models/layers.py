@@ -3,13 +3,36 @@
 Layers compute in the dtype of their input. Their parameters are float32.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxconv.ops.dispatch import Kernels
+
+
+def partial_identity(
+    key: jax.Array, shape: Sequence[int], dtype: jnp.dtype = jnp.float32
+) -> Float[Array, "*kernel in out"]:
+    """Make a kernel whose first filters pass on a channel each, as far as there are both (arXiv:2404.00498).
+
+    The other filters are uniform up to 1 / sqrt(inputs of a filter) either way, as in PyTorch.
+    """
+    *window, channels, filters = shape
+    bound = 1 / math.sqrt(math.prod(window) * channels)
+    kernel = jax.random.uniform(key, shape, dtype, -bound, bound)
+    passed_on = min(channels, filters)
+    middle = tuple(side // 2 for side in window)
+    return kernel.at[..., :passed_on].set(0.0).at[middle].add(jnp.eye(channels, filters, dtype=dtype))
+
+
+KERNEL_INITS: dict[str, Callable[..., Array]] = {
+    "glorot": nn.initializers.glorot_uniform(),
+    "identity": partial_identity,
+}
 
 
 class Conv(nn.Module):
@@ -20,14 +43,39 @@ class Conv(nn.Module):
     strides: Sequence[int]
     padding: str
     kernels: Kernels
+    kernel_init: Callable[..., Array] = KERNEL_INITS["glorot"]
+    use_bias: bool = True
 
     @nn.compact
     def __call__(self, x: Float[Array, "batch *spatial in"]) -> Float[Array, "batch *spatial_out filters"]:
         """Apply the filters at each position."""
         shape = (*self.kernel_size, x.shape[-1], self.filters)
-        kernel = self.param("kernel", nn.initializers.glorot_uniform(), shape)
-        bias = self.param("bias", nn.initializers.zeros, (self.filters,))
+        kernel = self.param("kernel", self.kernel_init, shape)
+        bias = self.param("bias", nn.initializers.zeros, (self.filters,)) if self.use_bias else jnp.zeros(self.filters)
         return self.kernels.convolve(x, kernel, bias, strides=self.strides, padding=self.padding)
+
+
+class Whitening(nn.Module):
+    """A convolution whose kernel is fitted to the training split and not trained; its bias is (arXiv:2404.00498).
+
+    Its outputs are uncorrelated and of variance 1, and come twice, with either sign. `jaxconv.models.whitening.fit`
+    gives the kernel, which is the variable "kernel" of the collection "whitening".
+    """
+
+    window: int
+    """Side of the windows."""
+    kernels: Kernels
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "batch *spatial in"]) -> Float[Array, "batch *spatial_out out"]:
+        """Whiten each window. The output is float32."""
+        window = (self.window,) * (x.ndim - 2)
+        filters = 2 * math.prod(window) * x.shape[-1]
+        kernel = self.variable("whitening", "kernel", jnp.zeros, (*window, x.shape[-1], filters))
+        bias = self.param("bias", nn.initializers.zeros, (filters,))
+        # The bias is added apart: the gradient of the convolution with respect to the kernel is then not computed.
+        no_bias = jnp.zeros(filters)
+        return self.kernels.convolve(x, kernel.value, no_bias, strides=(1,) * len(window), padding="VALID") + bias
 
 
 class Pool(nn.Module):
@@ -80,8 +128,31 @@ class Dense(nn.Module):
         return self.kernels.dense(x, kernel, bias)
 
 
+class ScaledHead(nn.Module):
+    """A dense layer without bias, divided by the number of its inputs; its kernel starts with variance 1.
+
+    So logits start small and grow slowly, under any width (arXiv:2404.00498).
+    """
+
+    units: int
+    kernels: Kernels
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "batch in"]) -> Float[Array, "batch units"]:
+        """Apply the layer to each row."""
+        inputs = x.shape[-1]
+        start = nn.initializers.variance_scaling(inputs, "fan_in", "uniform")  # of variance 1
+        kernel = self.param("kernel", start, (inputs, self.units))
+        return self.kernels.dense(x, kernel, jnp.zeros(self.units)) / inputs
+
+
 class BatchNorm(nn.Module):
-    """Batch normalisation (arXiv:1502.03167) whose statistics ignore padding; constants as in Keras."""
+    """Batch normalisation (arXiv:1502.03167) whose statistics ignore padding. Its output is float32."""
+
+    use_scale: bool
+    momentum: float
+    """Share of the running statistics that a step keeps."""
+    epsilon: float
 
     @nn.compact
     def __call__(
@@ -95,5 +166,11 @@ class BatchNorm(nn.Module):
             train: whether to use the batch's own statistics, and to update the running ones in batch_stats.
         """
         mask = None if weight is None else (weight > 0).reshape(-1, *[1] * (x.ndim - 1))
-        # Flax computes the statistics in float32, whatever the dtype.
-        return nn.BatchNorm(use_running_average=not train, momentum=0.99, epsilon=1e-3, dtype=x.dtype)(x, mask=mask)
+        layer = nn.BatchNorm(
+            use_running_average=not train,
+            use_scale=self.use_scale,
+            momentum=self.momentum,
+            epsilon=self.epsilon,
+            dtype=jnp.float32,
+        )
+        return layer(x, mask=mask)

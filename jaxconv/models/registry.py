@@ -10,12 +10,27 @@ from jaxconv.errors import ConfigError
 from jaxconv.models.convnet import ConvNet
 from jaxconv.ops import dispatch
 
-# The lecture's nets. A field that a member does not name has the default of ConvNet.
+# The lecture's nets, and that of airbench94 (arXiv:2404.00498).
+# A field that a member does not name has the default of ConvNet.
 MEMBERS: dict[str, dict[str, Any]] = {
     "mlp": {"filters": (), "dense": (128, 128)},
     "lenet": {"filters": ((20,), (50,)), "kernel_size": 5, "dense": (500,)},
     "cifar_simple": {"filters": ((32,),), "dropout": 0.25, "dense": (512,), "dense_dropout": 0.5},
     "cifar_deep": {"filters": ((32, 32), (64, 64)), "dropout": 0.25, "dense": (512,), "dense_dropout": 0.5},
+    "airbench": {
+        "filters": ((64, 64), (256, 256), (256, 256)),
+        "whitening": 2,
+        "kernel_init": "identity",
+        "use_bias": False,
+        "batch_norm": True,
+        "batch_norm_scale": False,
+        "batch_norm_momentum": 0.6,
+        "batch_norm_epsilon": 1e-12,
+        "pool_place": "first",
+        "global_pooling": "max",
+        "scaled_head": True,
+        "activation": "gelu",
+    },
 }
 
 
