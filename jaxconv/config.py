@@ -289,8 +289,8 @@ FIELDS: dict[str, Field] = {
     "model.padding": Field(str, 'padding of each convolution, "same" or "valid"'),
     "model.kernel_init": Field(
         str,
-        'how the kernels of the convolutions start: "glorot" uniform (Keras), or "identity": the first filters pass a '
-        "channel on (arXiv:2404.00498)",
+        'how the kernels of the convolutions start: "glorot" uniform (Keras), "he" normal by the outputs (PyTorch\'s '
+        'ResNet), or "identity": the first filters pass a channel on (arXiv:2404.00498)',
     ),
     "model.use_bias": Field(bool, "give each filter of a convolution a bias"),
     "model.whitening": Field(

@@ -21,7 +21,6 @@ from jaxconv import __version__, experiment
 from jaxconv.config import Config
 from jaxconv.data import digits
 from jaxconv.models import registry
-from jaxconv.models.convnet import ConvNet
 from jaxconv.runs import console, trained
 from jaxconv.runs import workdir as files
 from jaxconv.runs.trained import Trained
@@ -70,20 +69,22 @@ $end
 
 ## params.npz, with jaxconv, to train on or to look into the net
 
-The file holds the parameters by their paths, the running statistics of batch norm under batch_stats/, and the mean and
-the standard deviation of each channel, by which the input is normalised, under normalization/.
+The file holds the parameters by their paths, the running statistics of batch norm under batch_stats/, the kernel of
+a whitening layer under whitening/, and the mean and the standard deviation of each channel, by which the input is
+normalised, under normalization/.
 
 ```python
 $start
 from flax.traverse_util import unflatten_dict
-from jaxconv.models.convnet import ConvNet
+from $module import $net
 
 $examples
 tree = unflatten_dict(dict(np.load("params.npz")), sep="/")
-normalization, batch_stats = tree.pop("normalization"), tree.pop("batch_stats", {})
-net = ConvNet($fields)
+normalization = tree.pop("normalization")
+others = {name: tree.pop(name) for name in ("batch_stats", "whitening") if name in tree}
+net = $net($fields)
 normalized = (examples - normalization["mean"]) / normalization["std"]
-logits = net.apply({"params": tree, "batch_stats": batch_stats}, normalized, train=False)
+logits = net.apply({"params": tree} | others, normalized, train=False)
 $end
 ```
 """)
@@ -180,6 +181,8 @@ def readme(net: Trained) -> str:
         num_classes=len(signature.class_names),
         size=_size(net),
         platforms=_join(_PLATFORMS),
+        module=type(net.model).__module__,
+        net=type(net.model).__name__,
         fields=_fields(net),
         start="import json\n\nimport numpy as np",
         examples=f"rng = np.random.default_rng(0)\nexamples = {examples}  # put yours here",
@@ -211,9 +214,9 @@ def _size(net: Trained) -> str:
 
 
 def _fields(net: Trained) -> str:
-    """Write the arguments of ConvNet, without those that have their default."""
-    fields = {key: value for key, value in registry.resolve(net.config.model).items() if key != "name"}
-    differing = {key: value for key, value in fields.items() if value != getattr(ConvNet, key)}
+    """Write the arguments of the net, without those that have their default."""
+    fields = registry.fields(net.config.model)
+    differing = {key: value for key, value in fields.items() if value != getattr(type(net.model), key)}
     return _join([f"num_classes={len(net.signature.class_names)}"] + [f"{k}={v!r}" for k, v in differing.items()])
 
 

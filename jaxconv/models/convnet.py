@@ -10,7 +10,18 @@ from jaxtyping import Array, Float
 
 from jaxconv.config import choose
 from jaxconv.errors import ConfigError
-from jaxconv.models.layers import KERNEL_INITS, BatchNorm, Conv, Dense, Flatten, GlobalPool, Pool, ScaledHead, Whitening
+from jaxconv.models.layers import (
+    KERNEL_INITS,
+    BatchNorm,
+    Conv,
+    Dense,
+    Flatten,
+    GlobalPool,
+    Pool,
+    ScaledHead,
+    Whitening,
+    expose,
+)
 from jaxconv.ops import dispatch
 
 ACTIVATIONS = {
@@ -107,12 +118,13 @@ class ConvNet(nn.Module):
             ConfigError: a field does not fit the input, or a layer leaves nothing of it.
         """
         activation = choose("model.activation", self.activation, ACTIVATIONS)
+        padding = choose("model.padding", self.padding, PADDINGS)
         convolution, pooling = self._layers(spatial=x.ndim - 2)
         pools_first = self.pooling == "max" and self.activation in MONOTONE and self.pool_place == "last"
 
         def convolve(x: Array, filters: int, place: str) -> Array:
             layer = convolution(filters)
-            _check_fits(place, x, layer.padding, layer.kernel_size, "kernel_size", "padding")
+            _check_fits(place, x, padding, layer.kernel_size, "kernel_size", "padding")
             return layer(x)
 
         def normalise(x: Array, stage: int) -> Array:
@@ -154,7 +166,7 @@ class ConvNet(nn.Module):
             x = activate(x)
         compute = nn.remat(compute, static_argnums=(2,)) if self.remat and train else compute
         for stage in range(1, 1 + len(self.filters)):
-            x = self._expose(f"stage_{stage}", compute(self, x, stage))
+            x = expose(self, f"stage_{stage}", compute(self, x, stage))
             if stage == self.frozen_stages:
                 x = jax.lax.stop_gradient(x)  # so that no gradient is computed for this stage and those before
             x = drop(x, self.dropout)
@@ -166,12 +178,11 @@ class ConvNet(nn.Module):
         head = ScaledHead if self.scaled_head else Dense
         return head(self.num_classes, self.kernels, name="logits")(x).astype(jnp.float32)
 
-    def _expose(self, name: str, x: Array) -> Array:
-        """Let jaxconv.models.attribution read the output of a stage, and its gradient. No other program changes."""
-        if not self.is_initializing():
-            x = self.perturb(name, x)
-            self.sow("stages", name, x)
-        return x
+    @staticmethod
+    def layers_up_to(stage: int, filters: Sequence[Sequence[int]]) -> list[str]:
+        """Return the names of the layers up to a stage that a net with these filters may have."""
+        convolutions = range(sum(map(len, filters[:stage])))
+        return ["Whitening_0"] * bool(stage) + [f"{kind}_{i}" for i in convolutions for kind in ("Conv", "BatchNorm")]
 
     def _layers(self, spatial: int) -> tuple[Callable[[int], Conv], Callable[[], Pool]]:
         """Return what makes a convolution of so many filters, and a pooling, in `spatial` dimensions.

@@ -29,10 +29,20 @@ def partial_identity(
     return kernel.at[..., :passed_on].set(0.0).at[middle].add(jnp.eye(channels, filters, dtype=dtype))
 
 
+def expose(module: nn.Module, name: str, x: Array) -> Array:
+    """Let jaxconv.models.attribution read the output of a stage, and its gradient. No other program changes."""
+    if not module.is_initializing():
+        x = module.perturb(name, x)
+        module.sow("stages", name, x)
+    return x
+
+
 KERNEL_INITS: dict[str, Callable[..., Array]] = {
     "glorot": nn.initializers.glorot_uniform(),
     "identity": partial_identity,
+    "he": nn.initializers.variance_scaling(2.0, "fan_out", "normal"),
 }
+"""Glorot's uniform (Keras), `partial_identity`, and He's normal by the outputs (PyTorch's ResNet, arXiv:1502.01852)."""
 
 
 class Conv(nn.Module):
@@ -41,7 +51,8 @@ class Conv(nn.Module):
     filters: int
     kernel_size: Sequence[int]
     strides: Sequence[int]
-    padding: str
+    padding: str | Sequence[tuple[int, int]]
+    """"SAME", "VALID", or the zeros before and after each spatial dimension."""
     kernels: Kernels
     kernel_init: Callable[..., Array] = KERNEL_INITS["glorot"]
     use_bias: bool = True
@@ -55,6 +66,10 @@ class Conv(nn.Module):
         return self.kernels.convolve(x, kernel, bias, strides=self.strides, padding=self.padding)
 
 
+class Shortcut(Conv):
+    """A convolution of the input of a residual block, beside its other layers (arXiv:1512.03385)."""
+
+
 class Whitening(nn.Module):
     """A convolution whose kernel is fitted to the training split and not trained; its bias is (arXiv:2404.00498).
 
@@ -65,6 +80,7 @@ class Whitening(nn.Module):
     window: int
     """Side of the windows."""
     kernels: Kernels
+    padding = "VALID"
 
     @nn.compact
     def __call__(self, x: Float[Array, "batch *spatial in"]) -> Float[Array, "batch *spatial_out out"]:
@@ -75,7 +91,7 @@ class Whitening(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, (filters,))
         # The bias is added apart: the gradient of the convolution with respect to the kernel is then not computed.
         no_bias = jnp.zeros(filters)
-        return self.kernels.convolve(x, kernel.value, no_bias, strides=(1,) * len(window), padding="VALID") + bias
+        return self.kernels.convolve(x, kernel.value, no_bias, strides=(1,) * len(window), padding=self.padding) + bias
 
 
 class Pool(nn.Module):

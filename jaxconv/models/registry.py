@@ -1,4 +1,4 @@
-"""The lecture's nets by name: from config.model to a Flax module."""
+"""The nets by name: from config.model to a Flax module."""
 
 from typing import Any
 
@@ -8,10 +8,11 @@ import jax
 from jaxconv.config import Config, choose
 from jaxconv.errors import ConfigError
 from jaxconv.models.convnet import ConvNet
+from jaxconv.models.resnet import ResNet
 from jaxconv.ops import dispatch
 
-# The lecture's nets, and that of airbench94 (arXiv:2404.00498).
-# A field that a member does not name has the default of ConvNet.
+# The lecture's nets, that of airbench94 (arXiv:2404.00498), and the standard baseline (arXiv:1512.03385).
+# A field that a member does not name has the default of the net.
 MEMBERS: dict[str, dict[str, Any]] = {
     "mlp": {"filters": (), "dense": (128, 128)},
     "lenet": {"filters": ((20,), (50,)), "kernel_size": 5, "dense": (500,)},
@@ -31,21 +32,38 @@ MEMBERS: dict[str, dict[str, Any]] = {
         "scaled_head": True,
         "activation": "gelu",
     },
+    "resnet18": {"filters": ((64, 64), (128, 128), (256, 256), (512, 512))},
 }
+
+
+def _net(name: str) -> type[ConvNet | ResNet]:
+    return ResNet if name == "resnet18" else ConvNet
 
 
 def resolve(model: Config) -> Config:
     """Copy config.model, with the named member's own value in place of each None.
 
+    A field that the net does not have stays None.
+
     Raises:
-        ConfigError: no member has that name.
+        ConfigError: no member has that name, or the net does not have a field that is not None.
     """
     member = choose("model.name", model.name, MEMBERS)
     resolved = model.copy_and_resolve_references()
     for key, value in model.items():
-        if value is None:
-            resolved[key] = member.get(key, getattr(ConvNet, key))
+        if key == "name":
+            continue
+        if not hasattr(_net(model.name), key):
+            if value is not None:
+                raise ConfigError(f"config.model.{key} is not for the net {model.name}: leave it None.")
+        elif value is None:
+            resolved[key] = member.get(key, getattr(_net(model.name), key))
     return resolved
+
+
+def fields(model: Config) -> dict[str, Any]:
+    """Return the fields of the net that config.model describes."""
+    return {key: value for key, value in resolve(model).items() if key != "name" and value is not None}
 
 
 def create_model(
@@ -70,21 +88,20 @@ def create_model(
     Raises:
         ConfigError: there are fewer stages, or no member has the name of the model.
     """
-    fields = {key: value for key, value in resolve(model).items() if key != "name"}
-    if frozen_stages > (stages := len(fields["filters"])):
+    own = fields(model)
+    if frozen_stages > (stages := len(own["filters"])):
         raise ConfigError(
             f"config.freeze_stages={frozen_stages}, but the net has {stages} stage{'s' * (stages != 1)}, by "
             "config.model.filters: freeze at most so many."
         )
-    return ConvNet(
-        num_classes=num_classes, kernels=kernels, frozen_stages=frozen_stages, dtype=dtype, remat=remat, **fields
+    return _net(model.name)(
+        num_classes=num_classes, kernels=kernels, frozen_stages=frozen_stages, dtype=dtype, remat=remat, **own
     )
 
 
 def frozen_layers(config: Config) -> list[str]:
-    """Return the names of the layers of the frozen stages, with batch norm, whether or not the net has it."""
-    convolutions = sum(map(len, resolve(config.model).filters[: config.freeze_stages]))
-    return [f"{layer}_{number}" for number in range(convolutions) for layer in ("Conv", "BatchNorm")]
+    """Return the names of the layers up to the last frozen stage that the net may have."""
+    return _net(config.model.name).layers_up_to(config.freeze_stages, resolve(config.model).filters)
 
 
 def num_params(params: Any) -> int:

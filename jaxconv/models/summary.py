@@ -2,13 +2,14 @@
 
 import functools
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxconv.models.layers import BatchNorm, Conv, Dense, Flatten, GlobalPool, Pool
+from jaxconv.models.layers import BatchNorm, Conv, Dense, Flatten, GlobalPool, Pool, ScaledHead, Shortcut, Whitening
 from jaxconv.models.registry import num_params
 
 
@@ -21,7 +22,7 @@ class Call(NamedTuple):
     input_shape: tuple[int, ...]
     output_shape: tuple[int, ...]
     variables: dict[str, Any]
-    """The shapes of its "params" and, of batch norm, its "batch_stats"."""
+    """The shapes of its "params", of batch norm also its "batch_stats", and of whitening its "whitening"."""
 
     @property
     def num_params(self) -> int:
@@ -53,7 +54,8 @@ class Layer(NamedTuple):
     """Those with the zeros of the padding included. See `layers`."""
     output_bytes: int
     param_bytes: int
-    """Bytes of the parameters and of the running statistics of batch norm, which are no parameters."""
+    """Bytes of the parameters, and of the running statistics of batch norm and the kernel of whitening, which are no
+    parameters."""
     kernel_size: tuple[int, ...] | None
     """Size of the windows. None: the layer has none."""
     strides: tuple[int, ...] | None
@@ -89,7 +91,7 @@ def layers(traced: Trace) -> list[Layer]:
 
     Receptive field: a window of w inputs, whose neighbours are j values of the image apart, adds (w - 1) x j to the
     receptive field of one input. j is the product of the strides before. Flattening and global pooling have one window,
-    of all positions. A receptive field is at most as large as the image.
+    of all positions. A receptive field is at most as large as the image. That of a sum is the one of the deeper branch.
 
     Multiplications: a convolution takes positions x kernel x input channels x filters, zeros of the padding included,
     and a dense layer inputs x units. Average pooling takes one for each output, by 1 / the size of the window. Batch
@@ -104,6 +106,12 @@ def layers(traced: Trace) -> list[Layer]:
     listed = []
     for call in traced.calls:
         window, strides = _window(call, len(sizes))
+        if isinstance(
+            call.module, Shortcut
+        ):  # it sees what the block sees, and the block goes on from its other branch
+            before = next(layer for layer in reversed(listed) if layer.output_shape == call.input_shape)
+            listed.append(_layer(call, window, strides, before.receptive_field))
+            continue
         field = tuple(min(f + (w - 1) * j, n) for f, w, j, n in zip(field, window, apart, sizes, strict=True))
         apart = tuple(j * stride for j, stride in zip(apart, strides, strict=True))
         listed.append(_layer(call, window, strides, field))
@@ -112,7 +120,7 @@ def layers(traced: Trace) -> list[Layer]:
 
 def _layer(call: Call, window: tuple[int, ...], strides: tuple[int, ...], receptive_field: tuple[int, ...]) -> Layer:
     module = call.module
-    slides = isinstance(module, Conv | Pool)
+    slides = isinstance(module, Conv | Pool | Whitening)
     return Layer(
         name=call.name,
         kind=_kind(module),
@@ -125,8 +133,14 @@ def _layer(call: Call, window: tuple[int, ...], strides: tuple[int, ...], recept
         param_bytes=sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(call.variables)),
         kernel_size=window if slides else None,
         strides=strides if slides else None,
-        padding=module.padding.lower() if slides else None,
+        padding=_padding(module.padding) if slides else None,
     )
+
+
+def _padding(padding: str | Sequence[tuple[int, int]]) -> str:
+    if isinstance(padding, str):
+        return padding.lower()
+    return "x".join(str(low) if low == high else f"{low}+{high}" for low, high in padding)
 
 
 def _window(call: Call, spatial: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -135,6 +149,8 @@ def _window(call: Call, spatial: int) -> tuple[tuple[int, ...], tuple[int, ...]]
     match call.module:
         case Conv(kernel_size=window, strides=strides) | Pool(window=window, strides=strides):
             return tuple(window), tuple(strides)
+        case Whitening(window=window):
+            return (window,) * spatial, ones
         case Flatten() | GlobalPool():
             return call.input_shape[:-1], ones
         case _:
@@ -143,6 +159,8 @@ def _window(call: Call, spatial: int) -> tuple[tuple[int, ...], tuple[int, ...]]
 
 def _kind(module: nn.Module) -> str:
     match module:
+        case Shortcut():
+            return "shortcut"
         case Conv():
             return "convolution"
         case Pool(kind=kind):
@@ -151,7 +169,9 @@ def _kind(module: nn.Module) -> str:
             return f"global {kind} pooling"
         case Flatten():
             return "flatten"
-        case Dense():
+        case Whitening():
+            return "whitening"
+        case Dense() | ScaledHead():
             return "dense"
         case BatchNorm():
             return "batch norm"
@@ -160,8 +180,10 @@ def _kind(module: nn.Module) -> str:
 
 def _multiplications(call: Call) -> int:
     match call.module:
-        case Conv() | Dense():
+        case Conv() | Dense() | ScaledHead():
             return math.prod(call.output_shape[:-1]) * math.prod(call.variables["params"]["kernel"].shape)
+        case Whitening():
+            return math.prod(call.output_shape[:-1]) * math.prod(call.variables["whitening"]["kernel"].shape)
         case Pool(kind="average") | GlobalPool(kind="average") | BatchNorm():
             return math.prod(call.output_shape)
         case _:

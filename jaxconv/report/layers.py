@@ -13,7 +13,7 @@ _WIDTH, _ROW = 640, 8
 
 
 def filters(variables: dict[str, Any], image_shape: tuple[int, ...]) -> Figure:
-    """Draw the filters of the first layer with parameters: what each one looks for.
+    """Draw the filters of the first layer: what each one looks for.
 
     With three channels a filter has the colours that it looks for. Otherwise red weights are positive and blue ones
     negative. Of a net without convolutions these are the weights of the first dense layer, one picture a unit.
@@ -22,15 +22,16 @@ def filters(variables: dict[str, Any], image_shape: tuple[int, ...]) -> Figure:
         variables: the variables of the net.
         image_shape: the shape of one example: (*spatial, channels).
     """
-    params = variables["params"]
-    layer = next(name for name in ("Conv_0", "Dense_0", "logits") if name in params)
-    kernel = np.asarray(params[layer]["kernel"])
-    if layer != "Conv_0":
+    kernels = {name: of_layer["kernel"] for name, of_layer in variables["params"].items() if "kernel" in of_layer}
+    kernels |= {name: of_layer["kernel"] for name, of_layer in variables.get("whitening", {}).items()}
+    layer = next(name for name in ("Whitening_0", "Conv_0", "Dense_0", "logits") if name in kernels)
+    kernel, slides = np.asarray(kernels[layer]), layer in ("Whitening_0", "Conv_0")
+    if not slides:
         kernel = kernel.reshape(*image_shape, -1)
     weights = np.moveaxis(kernel, -1, 0)[:_MOST_FILTERS]
     is_colour = weights.ndim == 4 and weights.shape[-1] == 3
     tiles = np.stack([_in_colours(of_filter) if is_colour else _signed(of_filter) for of_filter in weights])
-    what = "filters" if layer == "Conv_0" else "units"
+    what = "filters" if slides else "units"
     sizes = " x ".join(map(str, kernel.shape[:-1]))
     frames = " Its frames are side by side." if len(image_shape) == 4 else ""
     alt = f"The weights of {len(tiles)} of the {kernel.shape[-1]} {what} of {layer}, each of {sizes}.{frames}"

@@ -13,7 +13,7 @@ from jaxconv.config import default_config
 from jaxconv.errors import ConfigError
 from jaxconv.models import attribution
 from jaxconv.models.convnet import ConvNet
-from jaxconv.models.registry import MEMBERS, create_model, num_params
+from jaxconv.models.registry import create_model, num_params
 from jaxconv.ops import dispatch
 from tests.ops.conftest import FORMS
 
@@ -81,13 +81,21 @@ def copy_to_keras(params, net):
 
 
 @pytest.mark.parametrize(
-    ("name", "count"), [("mlp", 118_282), ("lenet", 1_256_080), ("cifar_simple", 4_200_842), ("cifar_deep", 2_168_362)]
+    ("name", "count"),
+    [
+        ("mlp", 118_282),
+        ("lenet", 1_256_080),
+        ("cifar_simple", 4_200_842),
+        ("cifar_deep", 2_168_362),
+        ("airbench", 1_971_352),  # without the kernel that is not trained
+        ("resnet18", 11_173_962),
+    ],
 )
 def test_number_of_parameters(name, count):
-    assert num_params(init(named(name), INPUTS[name])) == count
+    assert num_params(init(named(name), INPUTS.get(name, (32, 32, 3)))) == count
 
 
-@pytest.mark.parametrize("name", list(MEMBERS))
+@pytest.mark.parametrize("name", list(INPUTS))
 def test_equals_keras(name):
     assert_equals(named(name), keras_net(name), INPUTS[name])
 
