@@ -34,16 +34,18 @@ class Field(NamedTuple):
     """The default, or a type such as `int` or `int | tuple`: the field is then optional, and its default is None."""
     meaning: str
     check: Check | None = None
+    optional: bool = False
+    """Whether the field may be None although its default is a value."""
 
     @property
     def is_optional(self) -> bool:
         """Whether the field may be None."""
-        return isinstance(self.default, type | types.UnionType)
+        return self.optional or self.initial is None
 
     @property
     def type(self) -> Any:
         """The type of the values other than None."""
-        return self.default if self.is_optional else type(self.default)
+        return self.default if self.initial is None else type(self.default)
 
     @property
     def type_name(self) -> str:
@@ -53,7 +55,7 @@ class Field(NamedTuple):
     @property
     def initial(self) -> Any:
         """The value in `default_config`."""
-        return None if self.is_optional else self.default
+        return None if isinstance(self.default, type | types.UnionType) else self.default
 
 
 def _between(low: float, high: float, unit: str = "") -> Check:
@@ -213,7 +215,11 @@ FIELDS: dict[str, Field] = {
     "data.split_seed": Field(0, "seed that chooses the held-out images of a folder", _between(0, 2**31 - 1)),
     "data.strict": Field(False, "refuse a folder with files that cannot be read, instead of leaving them out"),
     "data.train": Field("train[:80%]", "split to train on"),
-    "data.validation": Field("train[80%:]", "split to validate on after each epoch"),
+    "data.validation": Field(
+        "train[80%:]",
+        "split to validate on after each epoch; None: train on without, and the last epoch is the best",
+        optional=True,
+    ),
     "data.test": Field("test", "split to test on once, at the end"),
     "data.data_dir": Field(str, "where the data is; None: $TFDS_DATA_DIR, or ~/tensorflow_datasets"),
     "data.in_memory": Field(
@@ -350,7 +356,7 @@ def default_config() -> Config:
         group = tree
         for part in groups:
             group = group.setdefault(part, {})
-        group[name] = config_dict.placeholder(field.type) if field.is_optional else field.default
+        group[name] = config_dict.placeholder(field.type) if field.initial is None else field.default
     # `validate` checks the types: unlike an error of ConfigDict, its sentence names the field.
     return config_dict.ConfigDict(tree, type_safe=False).lock()
 
@@ -382,6 +388,11 @@ def validate(config: Config) -> None:
         among += [f"config.accumulate_steps={accumulate_steps}"] if accumulate_steps > 1 else []
         raise ConfigError(
             f"config.batch_size={batch_size} does not divide among {' x '.join(among)}: make it a multiple of {shares}."
+        )
+    if values["data.validation"] is None and (patience := values["early_stopping_epochs"]):
+        raise ConfigError(
+            f"config.early_stopping_epochs={patience} looks at the validation accuracy, and there is none with "
+            "config.data.validation=None: name a split, or set config.early_stopping_epochs to 0."
         )
 
 

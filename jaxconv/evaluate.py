@@ -16,8 +16,8 @@ def evaluate(config: Config, workdir: pathlib.Path) -> dict[str, float]:
     """Evaluate the best epoch so far of the run in `workdir`. It changes nothing there, and may run beside a training.
 
     Returns:
-        val_loss and val_accuracy. For a finished run also test_loss and test_accuracy: before that, the test set stays
-        closed.
+        val_loss and val_accuracy, of a run that has a validation split. For a finished run also test_loss and
+        test_accuracy: before that, the test set stays closed.
 
     Raises:
         UserError: there is no run of this config with a finished epoch.
@@ -31,8 +31,12 @@ def evaluate(config: Config, workdir: pathlib.Path) -> dict[str, float]:
     state, best = checkpoint.restore_best(workdir, setup.state)
     state = jax.device_put(state, replicated(setup.mesh))
     eval_step = experiment.compile_eval_step(config, setup.mesh, setup.state, setup.image_shape)
-    validation = experiment.evaluate(setup, eval_step, state, setup.validation)
-    results = {"val_loss": validation.loss, "val_accuracy": validation.accuracy}
+    results = {}
+    if setup.validation is None:
+        console.say("The run has no validation split: config.data.validation is None.")
+    else:
+        validation = experiment.evaluate(setup, eval_step, state, setup.validation)
+        results |= {"val_loss": validation.loss, "val_accuracy": validation.accuracy}
     if files.read_summary(workdir) is None:
         console.say(f"The best epoch so far is {best['epoch']}. The test set stays closed until the run is finished.")
     else:

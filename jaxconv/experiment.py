@@ -45,7 +45,8 @@ class Experiment(NamedTuple):
     mesh: Mesh
     source: Source
     train: Examples
-    validation: Examples
+    validation: Examples | None
+    """None: the run has no such split."""
     normalizer: pipeline.Normalizer
     model: nn.Module
     schedule: optax.Schedule
@@ -199,13 +200,16 @@ def set_up(config: Config) -> Experiment:
     model, schedule, state = create(
         config, mesh, image_shape, num_classes=source.num_classes, steps_per_epoch=steps_per_epoch
     )
-    validation = check(source.load(config.data.validation), source.num_classes, config.data.validation, like=train)
+    validation = None
+    if (split := config.data.validation) is not None:
+        validation = check(source.load(split), source.num_classes, split, like=train)
     normalizer = pipeline.fit_normalizer(train)
     if config.model.whitening:
         state = _whiten(state, config.model.whitening, train, normalizer, mesh)
-    config = _choose_pipeline(config, (train, validation), mesh)
+    config = _choose_pipeline(config, (train,) if validation is None else (train, validation), mesh)
     if config.data.pipeline == "device":
-        train, validation = device.put(train, mesh), device.put(validation, mesh)
+        train = device.put(train, mesh)
+        validation = None if validation is None else device.put(validation, mesh)
     return Experiment(
         config=config,
         mesh=mesh,

@@ -30,8 +30,8 @@ _PLATFORMS = ("cpu", "cuda", "tpu")
 _README = string.Template("""\
 # $model trained on $data
 
-Exported on $date by jaxconv $version, with jax $jax and jaxlib $jaxlib. The parameters are those of epoch $epoch, with
-a validation accuracy of $accuracy.
+Exported on $date by jaxconv $version, with jax $jax and jaxlib $jaxlib. The parameters are those of epoch $epoch,
+$accuracy.
 
 - Input: $dtype (batch, $sizes), for a batch of any size. The net normalises the values by itself.
 - Output: logits, float32 (batch, $num_classes). classes.json names the classes, in order.
@@ -113,7 +113,9 @@ def export(config: Config, workdir: pathlib.Path) -> pathlib.Path:
     }
     there = workdir / "export"
     _replace(there, {name: content for name, content in contents.items() if content is not None})
-    console.say(f"Exported epoch {net.best['epoch']}, the best so far (val_acc: {net.best['val_accuracy']:.4f}).")
+    accuracy = net.best["val_accuracy"]
+    which = "the last so far" if accuracy is None else f"the best so far (val_acc: {accuracy:.4f})"
+    console.say(f"Exported epoch {net.best['epoch']}, {which}.")
     return there
 
 
@@ -162,7 +164,7 @@ def to_npz(net: Trained) -> bytes:
 
 def readme(net: Trained) -> str:
     """Write the README of an export: what the files are, and how to run each."""
-    signature, shape = net.signature, net.signature.image_shape
+    signature, shape, accuracy = net.signature, net.signature.image_shape, net.best["val_accuracy"]
     if signature.dtype == "uint8":
         examples = f"rng.integers(0, 256, (2, {_join(shape)}), np.uint8)"
     else:
@@ -175,7 +177,7 @@ def readme(net: Trained) -> str:
         jax=jax.__version__,
         jaxlib=importlib.metadata.version("jaxlib"),
         epoch=net.best["epoch"],
-        accuracy=f"{net.best['val_accuracy']:.4f}",
+        accuracy="the last" if accuracy is None else f"with a validation accuracy of {accuracy:.4f}",
         dtype=signature.dtype,
         sizes=_join(shape),
         num_classes=len(signature.class_names),

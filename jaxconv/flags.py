@@ -91,10 +91,10 @@ def _define_overrides() -> None:
 
 
 def _override(config: Config, key: str, text: str) -> None:
-    """Set a field to what `text` says."""
-    wanted = FIELDS[key].type
+    """Set a field to what `text` says: "None" is no text in a field that may be None."""
+    is_none = FIELDS[key].is_optional and text == "None"
     try:
-        config.update_from_flattened_dict({key: _PARSERS[wanted](text)})
+        config.update_from_flattened_dict({key: None if is_none else _PARSERS[FIELDS[key].type](text)})
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):  # all that literal_eval may raise
         raise ConfigError(
             f"--config.{key}={text} has a value of the wrong type: "

@@ -15,11 +15,12 @@ CUDA_VISIBLE_DEVICES names several GPUs, each run gets config.num_devices of the
 number. All share the cores. With other cores or devices, a run agrees to rounding, not bit for bit.
 """
 
+import math
 import os
 import pathlib
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from absl import flags
@@ -171,7 +172,7 @@ def summarize(directory: pathlib.Path, seeds: Sequence[int], failed: Sequence[in
 
     Returns:
         What seeds.json holds: command, n, seeds, failed, and mean, std, interval and values of each figure. A figure
-        that is not finite is nan here, and null there.
+        that is not finite, or that no split measures, is nan here, and null there.
 
     Raises:
         UserError: a summary cannot be read, or the file not be written.
@@ -200,17 +201,18 @@ def _to_text(found: dict[str, Any], directory: pathlib.Path) -> str:
     """Write a table for stdout: a row for each seed, then what they have in common."""
     from jaxconv.compare import tables, terminal
 
-    figures = [(found[key], form) for key, form in _FORMATS.items()]
-    rows = [
-        [str(seed), *(form.format(figure["values"][number]) for figure, form in figures)]
-        for number, seed in enumerate(found["seeds"])
-    ]
-    rows.append(["mean", *(form.format(figure["mean"]) for figure, form in figures)])
+    def row(name: str, values: Iterable[float]) -> list[str]:
+        formatted = zip(_FORMATS.values(), values, strict=True)
+        return [name, *(tables.NONE if math.isnan(value) else form.format(value) for form, value in formatted)]
+
+    figures = [found[key] for key in _FORMATS]
+    rows = [row(str(seed), (of["values"][number] for of in figures)) for number, seed in enumerate(found["seeds"])]
+    rows.append(row("mean", (of["mean"] for of in figures)))
     note = f"n = {found['n']}: one seed has no deviation."
     if found["n"] > 1:
-        rows.append(["deviation", *(form.format(figure["std"]) for figure, form in figures)])
+        rows.append(row("deviation", (of["std"] for of in figures)))
         for name, end in (("95% from", 0), ("95% to", 1)):
-            rows.append([name, *(form.format(figure["interval"][end]) for figure, form in figures)])
+            rows.append(row(name, (of["interval"][end] for of in figures)))
         note = (
             f"n = {found['n']}. The deviation is that of a sample. Student's 95% interval says how well so many seeds "
             "measure the mean over all seeds."

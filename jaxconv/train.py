@@ -118,9 +118,10 @@ def _introduce(setup: Experiment, workdir: pathlib.Path) -> None:
         kind = f"cpu {'with' if config.ops == 'onednn' else 'without'} oneDNN"
     else:
         kind = mesh.devices.flat[0].device_kind
+    to_validate = "none" if setup.validation is None else f"{len(setup.validation.labels):,}"
     console.say(
         f"{config.data.name}: {len(setup.train.labels):,} examples to train on, "
-        f"{len(setup.validation.labels):,} to validate; {mesh.size} x {kind}"
+        f"{to_validate} to validate; {mesh.size} x {kind}"
         f"{f' in {jax.process_count()} processes' * (jax.process_count() > 1)}; {workdir}"
     )
     if setup.platform == "cpu" and config.ops == "xla" and (problem := onednn.problem()):
@@ -244,16 +245,18 @@ def _place(step: int, setup: Experiment) -> str:
 
 
 def _end_of_epoch(setup: Experiment, eval_step: EvalStep, state: TrainState, step: int, clock: Clock) -> dict[str, Any]:
-    """Validate, and describe the epoch as a line of history.jsonl."""
+    """Validate, and describe the epoch as a line of history.jsonl: null stands for what no split measures."""
     train_loss, train_accuracy = state.epoch_sums.means()
-    validation = experiment.evaluate(setup, eval_step, state, setup.validation)
+    val_loss = val_accuracy = None
+    if setup.validation is not None:
+        val_loss, val_accuracy, _ = experiment.evaluate(setup, eval_step, state, setup.validation)
     return {
         "epoch": step // setup.steps_per_epoch,
         "step": step,
         "train_loss": train_loss,
         "train_accuracy": train_accuracy,
-        "val_loss": validation.loss,
-        "val_accuracy": validation.accuracy,
+        "val_loss": val_loss,
+        "val_accuracy": val_accuracy,
         "learning_rate": experiment.learning_rate(setup, step),
         "seconds": clock.epoch_seconds,
         "images_per_s": len(setup.train.labels) / clock.epoch_seconds,

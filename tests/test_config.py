@@ -66,6 +66,13 @@ def test_none_is_for_optional_fields(key):
             validate(config)
 
 
+def test_early_stopping_needs_validation():
+    config = default_config()
+    config.data.validation, config.early_stopping_epochs = None, 3
+    with pytest.raises(ConfigError, match="config.early_stopping_epochs=3 looks at the validation accuracy, and"):
+        validate(config)
+
+
 def test_a_whole_number_is_a_float():
     tree = default_config().to_dict()
     tree["mixup"] = tree["model"]["dropout"] = 0

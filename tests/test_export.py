@@ -185,6 +185,14 @@ def test_no_finished_epoch(tiny, tmp_path):
     assert not (tmp_path / "run" / "export").exists()
 
 
+def test_a_net_that_was_not_validated(tiny, tmp_path, capsys):
+    tiny.data.validation = None
+    make_run(tmp_path / "run", tiny, TINY_SHAPE, val_accuracies=(None, None))
+    text = (export(tiny, tmp_path / "run") / "README.md").read_text()
+    assert "The parameters are those of epoch 2,\nthe last.\n" in text
+    assert capsys.readouterr().err == "Exported epoch 2, the last so far.\n"
+
+
 def test_from_the_command_line_beside_a_training(tiny_config, tmp_path):
     config, workdir = load(str(tiny_config)), tmp_path / "run"
     make_run(workdir, config, TINY_SHAPE, val_accuracies=(0.5, 0.75))

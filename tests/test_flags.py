@@ -86,6 +86,13 @@ def test_no_field_takes_a_value_of_another_type(parse, key):
     )
 
 
+def test_none_is_for_optional_fields(parse):
+    config = parse(f"--config={LENET}", "--config.data.validation=None", "--config.num_devices=None")
+    assert config.data.validation is None
+    assert config.num_devices is None
+    assert parse(f"--config={LENET}", "--config.model.name=None").model.name == "None"
+
+
 @pytest.mark.parametrize("text", ["(1,", "f()", "x", "()" * 9, "(" * 9999, "-" * 9999 + "1", "'a'"])
 def test_text_that_is_no_tuple(parse, text):
     with pytest.raises(ConfigError, match="config.model.dense is of type tuple"):

@@ -104,6 +104,16 @@ def test_one_seed_has_no_deviation(first_of_pair, tiny_config):
     assert found == json.loads((first_of_pair / "seeds.json").read_text())
 
 
+def test_what_no_split_measures_is_a_dash(first_of_pair, tiny_config):
+    path = first_of_pair / "seed_0" / "summary.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"val_accuracy": None}))
+    out, _ = run_seeds(*flags(tiny_config, first_of_pair, num_seeds=1))
+    rows = [line.split() for line in out.splitlines()]
+    assert [row[3] for row in rows if row[:1] in (["0"], ["mean"])] == ["-", "-"]
+    found = json.loads((first_of_pair / "seeds.json").read_text())
+    assert (found["val_accuracy"]["mean"], found["val_accuracy"]["values"]) == (None, [None])
+
+
 def test_a_signal_stops_all_in_good_order(tiny_config, tmp_path):
     arguments = [*flags(tiny_config, tmp_path, num_seeds=3), "--at_once=2", "--config.num_epochs=50"]
     process = start_seeds(*arguments)

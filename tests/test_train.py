@@ -7,6 +7,7 @@ import time
 import jax
 import numpy as np
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from jaxconv import experiment
 from jaxconv.data import pipeline
@@ -14,6 +15,7 @@ from jaxconv.data.tensorflow import import_tfds
 from jaxconv.errors import ConfigError, UserError
 from jaxconv.evaluate import evaluate
 from jaxconv.parallel.mesh import make_mesh
+from jaxconv.report.run import report
 from jaxconv.runs import checkpoint
 from jaxconv.runs.workdir import claim
 from jaxconv.train import train
@@ -160,6 +162,45 @@ def test_a_run_that_goes_on_stops_early_where_it_would_have(stops_early, tmp_pat
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "33")
     train(stops_early, tmp_path / "run")
     assert read(tmp_path / "run") == whole
+
+
+# ---- No validation split
+
+
+@pytest.mark.parametrize("where", ["host", "device"])
+def test_a_run_without_validation_keeps_its_last_epoch(where, tiny, tmp_path, capsys):
+    tiny.data.name, tiny.data.data_dir = "mnist_sample", None
+    tiny.data.train, tiny.data.validation, tiny.data.test = "train[:200]", None, "train[300:400]"
+    tiny.batch_size, tiny.checkpoint_every_steps, tiny.data.pipeline = 32, 5, where
+    summary, workdir = train(tiny, tmp_path / "run"), tmp_path / "run"
+    history, _ = whole = read(workdir)
+    assert [(record["val_loss"], record["val_accuracy"]) for record in history] == [(None, None)] * 2
+    assert (summary["best_epoch"], summary["val_accuracy"], summary["steps"]) == (2, None, 14)
+    said = capsys.readouterr().err
+    assert "200 examples to train on, none to validate" in said
+    assert "acc" in said
+    assert "val_" not in said
+    events = EventAccumulator(str(workdir / "tensorboard")).Reload()
+    assert not [name for name in events.Tags()["scalars"] if name.startswith("val_")]
+
+    assert evaluate(tiny, workdir) == {key: summary[key] for key in ("test_loss", "test_accuracy")}
+    assert "The run has no validation split: config.data.validation is None." in capsys.readouterr().err
+    text = report(tiny, workdir).read_text()
+    assert "The run has no validation split: the parameters of this report are those of the last epoch." in text
+
+    resumed(tiny, workdir, without=[14])
+    assert "Resumed at step 10 of 14." in capsys.readouterr().err
+    assert read(workdir) == whole
+
+    (workdir / "summary.json").unlink()  # as after a kill before the test
+    assert evaluate(tiny, workdir) == {}
+    assert "The best epoch so far is 2. The test set stays closed" in capsys.readouterr().err
+    with pytest.raises(UserError, match="no predictions of its test set, and no validation split to report instead"):
+        report(tiny, workdir)
+
+    tiny.init_from, tiny.num_epochs = str(workdir), 1
+    train(tiny, tmp_path / "next")
+    assert f"Starts from {workdir}, epoch 2: all 3 layers." in capsys.readouterr().err
 
 
 # ---- Average

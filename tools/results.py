@@ -87,6 +87,8 @@ def _row(name: str, summary: dict[str, Any], seeds: dict[str, Any]) -> dict[str,
 
 
 def _percent(figure: dict[str, Any]) -> str:
+    if figure["mean"] is None:  # no split measures it
+        return "-"
     if figure["std"] is None:
         return f"{figure['mean']:.2%}"
     return f"{100 * figure['mean']:.2f} ± {figure['std']:.2%}"
@@ -236,7 +238,7 @@ def write(readme: pathlib.Path, begin: str, table: str) -> None:
 
 
 def plot(results: pathlib.Path, docs: pathlib.Path) -> None:
-    """Draw validation accuracy of all runs by data set, and for each run what the lecture shows of it."""
+    """Draw validation accuracy of all runs that have it by data set, and for each run what the lecture shows of it."""
     summaries = read(results)
     history = {
         name: [json.loads(line) for line in (results / f"{name}.history.jsonl").read_text().splitlines()]
@@ -244,6 +246,8 @@ def plot(results: pathlib.Path, docs: pathlib.Path) -> None:
     }
     sets: dict[str, list[str]] = {}
     for name, summary in summaries.items():
+        if summary["val_accuracy"] is None:
+            continue
         data = summary["config"]["data"]["name"].removesuffix("_frame")  # a frame beside its clips
         sets.setdefault(data, []).append(name)
     figure, axes = _panels(list(sets))
@@ -259,7 +263,8 @@ def plot(results: pathlib.Path, docs: pathlib.Path) -> None:
         figure, axes = _panels(["accuracy", "loss"])
         for axis, measure in zip(axes, ("accuracy", "loss"), strict=True):
             axis.plot(*_series(records, f"train_{measure}"), label="training")
-            axis.plot(*_series(records, f"val_{measure}"), label="validation")
+            if summaries[name]["val_accuracy"] is not None:
+                axis.plot(*_series(records, f"val_{measure}"), label="validation")
             axis.legend(frameon=False)
         figure.suptitle(f"{name}: test accuracy {summaries[name]['test_accuracy']:.2%}", x=0.02, ha="left")
         figure.savefig(docs / "curves" / f"{name}.png", dpi=110)

@@ -28,7 +28,7 @@ class Comparison(NamedTuple):
     fields: Table
     pairs: Table
     curves: list[list[Figure]]
-    """Those of validation, and those of training."""
+    """Those of validation, if any run has such a split, and those of training."""
     curve_notes: list[str]
     disagreements: list[Disagreements]
     """One for each group of runs on the same test set."""
@@ -64,7 +64,7 @@ def to_html(comparison: Comparison) -> str:
 
 def _curves(runs: Sequence[Run]) -> tuple[list[list[Figure]], list[str]]:
     """Draw accuracy and loss by epoch, and say what does not compare."""
-    histories = {run.name: run.history for run in runs}
+    validated = [run for run in runs if run.best["val_accuracy"] is not None]
     measured, notes = ["accuracy", "loss"], []
     if len({len(run.class_names) for run in runs if run.class_names}) > 1:
         measured.remove("loss")
@@ -72,13 +72,18 @@ def _curves(runs: Sequence[Run]) -> tuple[list[list[Figure]], list[str]]:
     elif differ := [key for key in _MEASURES_TRAINING if len({run.config[key] for run in runs}) > 1]:
         notes.append(f"The training losses do not compare: the runs differ in {' and '.join(differ)}.")
 
-    def draw(split: str, measure: str) -> Figure:
+    if len(validated) < len(runs):
+        without = in_words([run for run in runs if run.best["val_accuracy"] is None])
+        notes.append(f"There is no validation split, so the last epoch counts as the best: {without}.")
+
+    def draw(runs: Sequence[Run], split: str, measure: str) -> Figure:
         key, name = f"{'val' if split == 'validation' else 'train'}_{measure}", f"{split} {measure}"
         values = [f"{run.name} {_number(run.best[key], measure)}" for run in runs]
         alt = f"The {name} of the runs by epoch. In their best epochs: {', '.join(values)}."
-        return charts.curves(histories, {key: ""}, name, f"{key}.svg", alt)
+        return charts.curves({run.name: run.history for run in runs}, {key: ""}, name, f"{key}.svg", alt)
 
-    return [[draw(split, measure) for measure in measured] for split in ("validation", "training")], notes
+    drawn = {"validation": validated, "training": runs}
+    return [[draw(of, split, measure) for measure in measured] for split, of in drawn.items() if of], notes
 
 
 def _number(value: float | None, measure: str) -> str:

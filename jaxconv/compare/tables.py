@@ -37,8 +37,8 @@ def results(runs: Sequence[Run]) -> Table:
     """Write a row for each run: what it reached."""
     numbers = ("test", "95% interval", "test examples", "validation", "best epoch")
     note = (
-        "Accuracies, with the parameters of the epoch that is best on the validation split. Wilson's 95% interval "
-        "says how well so many examples measure an accuracy."
+        "Accuracies, with the parameters of the epoch that is best on the validation split, or of the last one where "
+        "there is none. Wilson's 95% interval says how well so many examples measure an accuracy."
     )
     rows = [_result(run) for run in runs]
     return Table("Results", ("run", *numbers), numbers, rows, findings=_warnings(runs), notes=[note])
@@ -50,7 +50,9 @@ def _result(run: Run) -> list[str]:
         correct, examples = _tested(run, run.summary)
         low, high = measures.interval(correct, examples)
         tested = [f"{correct / examples:.2%}", f"{low:.2%} to {high:.2%}", f"{examples:,}"]
-    return [run.name, *tested, f"{run.best['val_accuracy']:.2%}", f"{run.best['epoch']} of {len(run.history)}"]
+    accuracy = run.best["val_accuracy"]
+    validated = NONE if accuracy is None else f"{accuracy:.2%}"
+    return [run.name, *tested, validated, f"{run.best['epoch']} of {len(run.history)}"]
 
 
 def _tested(run: Run, summary: dict[str, Any]) -> tuple[int, int]:

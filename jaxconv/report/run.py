@@ -59,19 +59,24 @@ def report(config: Config, workdir: pathlib.Path) -> pathlib.Path:
     """Write the report of the best epoch so far of a run. It may run beside a training.
 
     A finished run shows its test set, by the predictions that it kept. Before that the test set stays closed, and the
-    report shows the validation split.
+    report shows the validation split: there is no report yet of a run without one.
 
     Returns:
         The path of report.html in `workdir`.
 
     Raises:
-        UserError: there is no run with a finished epoch, a file of it is broken, its data is gone and no predictions
-            were kept, or the report cannot be written.
+        UserError: there is no run with a finished epoch, a file of it is broken, no predictions were kept and its data
+            is gone or has no validation split, or the report cannot be written.
     """
     config = experiment.resolve(config, files.read_config(workdir))
     files.check(workdir, config)
     net, history, finished = trained.load(workdir), files.read_history(workdir), files.read_summary(workdir)
     predictions = kept.read(workdir) if finished else None
+    if predictions is None and config.data.validation is None:
+        raise UserError(
+            f"The run in {workdir} has no predictions of its test set, and no validation split to report instead: "
+            "train it to its end with --mode=train."
+        )
     data = _open_data(config, workdir, net, predictions)
     if predictions is None:
         if data.evaluated is None:
@@ -180,11 +185,14 @@ def _charts(history: list[dict[str, Any]], net: Trained, predictions: Prediction
     split = f"the split {predictions.split!r}"
     drawn: dict[str, Figure | None] = {}
     for measure in ("loss", "accuracy") if history else ():
-        keys = {f"train_{measure}": "training", f"val_{measure}": "validation"}
-        alt = (
-            f"The {measure} by epoch on the training and the validation split. Epoch {net.best['epoch']} is the best, "
-            f"with a validation {measure} of {net.best[f'val_{measure}'] or float('nan'):.4f}."
-        )
+        keys = {f"train_{measure}": "training"}
+        alt = f"The {measure} by epoch on the training split."
+        if net.best["val_accuracy"] is not None:
+            keys[f"val_{measure}"] = "validation"
+            alt = (
+                f"The {measure} by epoch on the training and the validation split. Epoch {net.best['epoch']} is the "
+                f"best, with a validation {measure} of {net.best[f'val_{measure}'] or float('nan'):.4f}."
+            )
         drawn[f"{measure}_curve"] = charts.curves({"": history}, keys, measure, f"{measure}.svg", alt)
     return (
         {"loss_curve": None, "accuracy_curve": None}

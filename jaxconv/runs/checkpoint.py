@@ -82,7 +82,9 @@ def open_checkpoints(workdir: pathlib.Path) -> Iterator[Checkpoints]:
 
 
 def best_epoch(history: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the epoch with the best validation accuracy. Ties: earliest epoch."""
+    """Return the epoch with the best validation accuracy (ties: earliest epoch), or the last one of a run without."""
+    if history[-1]["val_accuracy"] is None:
+        return history[-1]
     return max(history, key=lambda epoch: (epoch["val_accuracy"], -epoch["epoch"]))
 
 

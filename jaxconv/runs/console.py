@@ -95,9 +95,11 @@ def track(items: Iterable[T], total: int) -> Iterator[T]:
 def print_epoch(record: dict[str, Any], num_epochs: int, steps: int) -> None:
     """Print the line of a finished epoch, in the lecture's form. `steps` is the number of steps in it."""
     per_step = 1000 * record["seconds"] / steps
+    validation = ""
+    if record["val_accuracy"] is not None:
+        validation = f" - val_loss: {record['val_loss']:.4f} - val_acc: {record['val_accuracy']:.4f}"
     say(
         f"Epoch {record['epoch']:>{len(str(num_epochs))}}/{num_epochs} - {record['seconds']:.0f}s {per_step:.1f}ms/step"
-        f" - loss: {record['train_loss']:.4f} - acc: {record['train_accuracy']:.4f}"
-        f" - val_loss: {record['val_loss']:.4f} - val_acc: {record['val_accuracy']:.4f}"
+        f" - loss: {record['train_loss']:.4f} - acc: {record['train_accuracy']:.4f}{validation}"
         f" - data_wait: {record['data_wait']:.1%}"
     )

@@ -170,9 +170,9 @@ def write_history(workdir: pathlib.Path, history: list[dict[str, Any]]) -> None:
 
 
 def _write_events(tensorboard: SummaryWriter, epoch: dict[str, Any]) -> None:
-    """Write an epoch to TensorBoard, by step."""
+    """Write an epoch to TensorBoard, by step, as far as it was measured."""
     for name, value in epoch.items():
-        if name not in ("epoch", "step"):
+        if name not in ("epoch", "step") and value is not None:
             tensorboard.add_scalar(name, value, epoch["step"])
 
 

@@ -13,6 +13,7 @@ from jaxconv.compare import disagreements, pairs, tables
 from jaxconv.compare.comparison import compare, to_html
 from jaxconv.compare.runs import grouped, load, same_test
 from jaxconv.compare.terminal import to_text
+from jaxconv.runs import workdir as files
 from tests.compare.conftest import change, make
 
 
@@ -32,6 +33,19 @@ def test_results(two):
         ["second", "63.64%", "50.42% to 75.07%", "55", "60.00%", "2 of 2"],
     ]
     assert not results.findings
+
+
+@pytest.mark.parametrize("both", [True, False])
+def test_runs_that_were_not_validated(both, two):
+    for workdir in two if both else two[1:]:
+        change(workdir / "summary.json", val_accuracy=None)
+        records = [record | {"val_loss": None, "val_accuracy": None} for record in files.read_history(workdir)]
+        files.write_history(workdir, records)
+    compared = compare(load(two))
+    assert [row[-2:] for row in compared.results.rows] == [["-" if both else "60.00%", "2 of 2"], ["-", "2 of 2"]]
+    assert [len(row) for row in compared.curves] == ([2] if both else [2, 2])
+    who = "first and second" if both else "second"
+    assert f"There is no validation split, so the last epoch counts as the best: {who}." in to_html(compared)
 
 
 def test_costs(tiny, test_set, tmp_path):

@@ -87,6 +87,15 @@ def test_a_row_of_several_seeds(tmp_path):
     assert markdown_table(tmp_path).endswith(f"| `{command}` | {row}\n")
 
 
+def test_a_run_that_was_not_validated(tmp_path):
+    fake(tmp_path, "mine", val_accuracy=None)
+    fake(tmp_path, "other")
+    assert "| 95 s | - | 98.77% (n = 1) |" in markdown_table(tmp_path)
+    (tmp_path / "docs").mkdir()
+    plot(tmp_path, tmp_path / "docs")
+    assert imread(tmp_path / "docs" / "curves" / "mine.png").std() > 0.05
+
+
 def test_the_difference_that_bfloat16_makes_is_paired_by_seed(tmp_path):
     for name, values in (("mine", [0.5, 0.6, 0.7]), ("mine_bfloat16", [0.51, 0.61, 0.74])):
         figure = {"mean": sum(values) / 3, "std": 0.1, "values": values}
