@@ -255,6 +255,11 @@ FIELDS: dict[str, Field] = {
         0.0, "shear by a random angle of up to this many degrees either way", _below(90, " degrees")
     ),
     "augment.horizontal_flip": Field(False, "mirror half of the images left to right"),
+    "augment.alternating_flip": Field(
+        False,
+        "mirror half of the images left to right at random in the first epoch, and then every image every other epoch "
+        "(arXiv:2404.00498)",
+    ),
     "augment.vertical_flip": Field(False, "mirror half of the images top to bottom"),
     "augment.crop_padding": Field(
         0, "pad by this many pixels and take a random crop of the image's own size", _between(0, _MAX_SIZE)
@@ -388,6 +393,11 @@ def validate(config: Config) -> None:
         among += [f"config.accumulate_steps={accumulate_steps}"] if accumulate_steps > 1 else []
         raise ConfigError(
             f"config.batch_size={batch_size} does not divide among {' x '.join(among)}: make it a multiple of {shares}."
+        )
+    if values["augment.horizontal_flip"] and values["augment.alternating_flip"]:
+        raise ConfigError(
+            "config.augment.horizontal_flip and config.augment.alternating_flip mirror the same images: turn one of "
+            "them off."
         )
     if values["data.validation"] is None and (patience := values["early_stopping_epochs"]):
         raise ConfigError(

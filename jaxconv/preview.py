@@ -82,7 +82,7 @@ def rows(
 
     columns = [originals]
     for epoch in range(EPOCHS[spatial]):
-        draws = augment.draws(len(originals), config.seed, epoch)
+        draws = augment.draws(len(originals), config.seed, epoch, alternating_flip=config.augment.alternating_flip)
         images = np.asarray(transform(originals, draws))
         if originals.dtype == np.uint8:
             images = np.clip(np.round(images), 0, 255).astype(np.uint8)

@@ -73,6 +73,13 @@ def test_early_stopping_needs_validation():
         validate(config)
 
 
+def test_one_of_the_flips():
+    config = default_config()
+    config.augment.horizontal_flip = config.augment.alternating_flip = True
+    with pytest.raises(ConfigError, match="config.augment.horizontal_flip and config.augment.alternating_flip mirror"):
+        validate(config)
+
+
 def test_a_whole_number_is_a_float():
     tree = default_config().to_dict()
     tree["mixup"] = tree["model"]["dropout"] = 0

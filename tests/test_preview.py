@@ -11,8 +11,9 @@ from jaxconv.preview import EPOCHS, EXAMPLES, preview, rows
 from tests.conftest import launch
 
 
-def test_the_images_are_those_of_training(tiny):
-    tiny.augment.rotation, tiny.augment.horizontal_flip, tiny.augment.channel_shift = 30.0, True, 40.0
+@pytest.mark.parametrize("flip", ["horizontal_flip", "alternating_flip"])
+def test_the_images_are_those_of_training(flip, tiny):
+    tiny.augment.rotation, tiny.augment[flip], tiny.augment.channel_shift = 30.0, True, 40.0
     train = sources.open_source(tiny.data).load(tiny.data.train)
     images = rows(train, tiny)
     assert images.shape == (EXAMPLES[2], 1 + EPOCHS[2], *train.images.shape[1:])

@@ -128,8 +128,10 @@ def numbers(
 
     def of_epoch(epoch: int) -> Numbers:
         order = padded(permutation(n, seed, epoch), batch_size)[:, rows]
-        draws = augment.draws(n, seed, epoch)[np.maximum(order, 0)] if augmentation is not None else None
-        return Numbers(to_devices(order), None if draws is None else to_devices(draws))
+        if augmentation is None:
+            return Numbers(to_devices(order), None)
+        draws = augment.draws(n, seed, epoch, alternating_flip=augmentation.alternating_flip)
+        return Numbers(to_devices(order), to_devices(draws[np.maximum(order, 0)]))
 
     return ahead(of_epoch, epochs, threads=1, most=1)
 

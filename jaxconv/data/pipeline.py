@@ -133,11 +133,13 @@ def train_batches(
     tf = import_tensorflow()
     n = len(examples.labels)
     n_drawn = 0 if augmentation is None else n
+    alternating_flip = augmentation is not None and augmentation.alternating_flip
     steps = steps_per_epoch(examples, batch_size)
     epochs = range(start_step // steps, -(-end_step // steps))
 
     def random_numbers(epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        return padded(permutation(n, seed, epoch), batch_size), augment.draws(n_drawn, seed, epoch)
+        draws = augment.draws(n_drawn, seed, epoch, alternating_flip=alternating_flip)
+        return padded(permutation(n, seed, epoch), batch_size), draws
 
     def parameters(draws: Any) -> dict[str, Any]:
         if augmentation is None:

@@ -78,6 +78,26 @@ def test_each_transformation_is_that_of_the_host(kind, fields):
     assert_equal(by_device(*arguments), by_host(*arguments), atol=1e-3)
 
 
+@pytest.mark.parametrize("kind", SHAPES)
+def test_an_alternating_flip_mirrors_each_example_every_other_epoch(kind):
+    examples, epochs = examples_of(60, SHAPES[kind]), 3
+    arguments = (examples, 16, 3, epochs, config_of(alternating_flip=True))
+    assert_equal(by_device(*arguments), by_host(*arguments), atol=1e-3)
+    images = np.empty((epochs, *examples.images.shape), np.float32)
+    steps = steps_per_epoch(examples, 16)
+    for step, batch in enumerate(by_device(*arguments)):
+        real = batch["weight"] > 0
+        images[step // steps, batch["label"][real]] = batch["image"][real]
+    width = -2
+    np.testing.assert_array_equal(images[1], np.flip(images[0], width))
+    np.testing.assert_array_equal(images[2], images[0])
+    mean, std = fit_normalizer(examples)
+    originals = (examples.images - mean) / std
+    changed = np.abs(images[0] - originals).max(axis=tuple(range(1, originals.ndim))) > 1e-3
+    assert 15 < changed.sum() < 45
+    np.testing.assert_allclose(np.flip(images[0][changed], width), originals[changed], atol=1e-5)
+
+
 @pytest.mark.parametrize("fill", FILLS)
 @pytest.mark.parametrize("kind", SHAPES)
 def test_floats_and_what_lies_beyond_the_edges(kind, fill):

@@ -31,6 +31,7 @@ _GEOMETRIC = (
     "height_shift",
     "crop_padding",
     "horizontal_flip",
+    "alternating_flip",
     "vertical_flip",
 )
 _NOT_FOR_SIGNALS = ("rotation", "shear", "height_shift", "vertical_flip")
@@ -119,7 +120,7 @@ def parameters(xp: Operations, draws: Any, config: Config, image_shape: tuple[in
             "zoom_y": rescaling * (1 + between("zoom_y", config.zoom)),
             "shift_x": between("shift_x", config.width_shift * width) + crop("crop_x", config.crop_padding),
             "shift_y": between("shift_y", config.height_shift * height) + crop("crop_y", padding_y),
-            "flip_x": flip("flip_x", config.horizontal_flip),
+            "flip_x": flip("flip_x", config.horizontal_flip or config.alternating_flip),
             "flip_y": flip("flip_y", config.vertical_flip),
         }
     if config.channel_shift:

@@ -37,6 +37,16 @@ def test_the_numbers_of_an_example_do_not_depend_on_how_many_there_are(m, n, see
     np.testing.assert_array_equal(first, more[:m])
 
 
+@given(seed=SEEDS, epoch=EPOCHS)
+def test_an_alternating_flip_changes_half_every_epoch_and_no_other_number(seed, epoch):
+    first, of_epoch, plain = (draws(9, seed, at, alternating_flip=on) for at, on in [(0, 1), (epoch, 1), (epoch, 0)])
+    column = DRAWS.index("flip_x")
+    assert np.all((of_epoch[:, column] < 0.5) == ((first[:, column] < 0.5) ^ bool(epoch % 2)))
+    assert np.all((of_epoch >= 0) & (of_epoch < 1))
+    np.testing.assert_array_equal(first, draws(9, seed, 0))
+    np.testing.assert_array_equal(np.delete(of_epoch, column, axis=1), np.delete(plain, column, axis=1))
+
+
 @given(a=st.tuples(SEEDS, EPOCHS), b=st.tuples(SEEDS, EPOCHS))
 def test_seeds_and_epochs_differ(a, b):
     assert np.array_equal(draws(4, *a), draws(4, *b)) == (a == b)
