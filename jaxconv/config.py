@@ -289,6 +289,13 @@ FIELDS: dict[str, Field] = {
         "replace a square of this many pixels a side (of a signal, a stretch), at a random place, by the mean",
         _between(0, _MAX_SIZE),
     ),
+    "evaluation.views": Field(
+        "none",
+        "views of an example over which validation and test, and what a report predicts, average the logits "
+        '(arXiv:2404.00498): "none" itself alone; "mirror" it and its mirror image, left to right; "mirror_and_shifts" '
+        "also both shifted by one pixel, up-left and down-right; not those of predict and export",
+        _one_of("none", "mirror", "mirror_and_shifts"),
+    ),
     "model.name": Field(
         "lenet",
         'member of the family: "mlp", "lenet", "cifar_simple", "cifar_deep" or "airbench"; it gives the other model '

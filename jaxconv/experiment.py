@@ -28,7 +28,7 @@ from jaxconv.parallel.sharding import replicated, split_by_example
 from jaxconv.platform import cluster, devices
 from jaxconv.platform.limits import cores
 from jaxconv.runs.signature import Signature
-from jaxconv.training import memory
+from jaxconv.training import memory, views
 from jaxconv.training.losses import balanced
 from jaxconv.training.optimizers import create_optimizer, create_schedule
 from jaxconv.training.state import Batch, Sums, TrainState, create_state
@@ -158,6 +158,7 @@ def create(
     Raises:
         ConfigError: they cannot be made as the config asks, or do not fit into memory.
     """
+    views.check(config.evaluation.views, image_shape)
     kernels = dispatch.KERNELS[config.ops]
     model = registry.create_model(
         config.model,
@@ -268,8 +269,9 @@ def compile_train_step(
 def compile_eval_step(config: Config, mesh: Mesh, state: TrainState, image_shape: tuple[int, ...]) -> EvalStep:
     """Compile the step of evaluation."""
     with jax.set_mesh(mesh):
-        compiled = jax.jit(eval_step, out_shardings=replicated(mesh))
-        lowered = compiled.lower(state, _batch_shapes(config, mesh, image_shape), state.epoch_sums)
+        compiled = jax.jit(eval_step, static_argnames="views", out_shardings=replicated(mesh))
+        batch = _batch_shapes(config, mesh, image_shape)
+        lowered = compiled.lower(state, batch, state.epoch_sums, views=config.evaluation.views)
         return lowered.compile(compiler_options(config, mesh))
 
 

@@ -25,6 +25,7 @@ from jaxconv.platform import threads
 from jaxconv.platform.limits import cores
 from jaxconv.runs import trained
 from jaxconv.runs import workdir as files
+from jaxconv.training.views import mean_logits
 
 _BATCH = 32
 """The largest number of images of one device in a batch."""
@@ -163,7 +164,7 @@ def _read_ahead(
 
 
 def compile_forward(
-    net: trained.Trained, config: Config, mesh: jax.sharding.Mesh, size: int
+    net: trained.Trained, config: Config, mesh: jax.sharding.Mesh, size: int, views: str = "none"
 ) -> Callable[[Sequence[np.ndarray] | np.ndarray], Float[np.ndarray, "examples num_classes"]]:
     """Return the function from up to `size` examples, as of the data set, to the probabilities of the classes.
 
@@ -172,14 +173,15 @@ def compile_forward(
         config: a resolved config, for the forms of the operations.
         mesh: the devices.
         size: the largest number of examples, a multiple of the devices. Fewer are padded.
+        views: as config.evaluation.views.
     """
     signature = net.signature
     model = registry.create_model(net.config.model, len(signature.class_names), dispatch.KERNELS[config.ops])
 
     @functools.partial(jax.jit, out_shardings=replicated(mesh))
     def probabilities(variables: dict, batch: jax.Array) -> jax.Array:
-        logits: Any = model.apply(variables, signature.normalize(batch), train=False)
-        return jax.nn.softmax(logits)
+        apply: Any = functools.partial(model.apply, variables, train=False)
+        return jax.nn.softmax(mean_logits(apply, signature.normalize(batch), views))
 
     variables = jax.device_put(net.variables, replicated(mesh))
 

@@ -74,6 +74,7 @@ VALUES = [
     ("augment.contrast", INF),
     ("augment.cutout", -1),
     ("augment.cutout", 9),  # larger than the images
+    ("evaluation.views", "flip"),
     ("data.name", "cifar_10"),
     ("data.name", ""),
     ("data.name", "../tiny"),

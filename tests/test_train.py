@@ -19,6 +19,7 @@ from jaxconv.report.run import report
 from jaxconv.runs import checkpoint
 from jaxconv.runs.workdir import claim
 from jaxconv.train import train
+from jaxconv.training.views import mean_logits
 from tests.conftest import TINY_SHAPE, prepare, read
 
 
@@ -162,6 +163,35 @@ def test_a_run_that_goes_on_stops_early_where_it_would_have(stops_early, tmp_pat
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "33")
     train(stops_early, tmp_path / "run")
     assert read(tmp_path / "run") == whole
+
+
+# ---- Test-time views
+
+
+def test_validation_and_test_average_over_the_views(tiny, tmp_path):
+    tiny.evaluation.views, tiny.num_epochs = "mirror_and_shifts", 1
+    summary = train(tiny, tmp_path / "run")
+    setup = experiment.set_up(experiment.resolve(tiny))
+    variables, _ = checkpoint.restore_best_variables(tmp_path / "run")
+    test = setup.source.load("test")
+
+    def logits_of(images):
+        return setup.model.apply(variables, setup.signature.normalize(images), train=False)
+
+    logits = mean_logits(logits_of, test.images, "mirror_and_shifts")
+    with np.load(tmp_path / "run" / "predictions.npz") as predictions:
+        np.testing.assert_allclose(predictions["probabilities"], jax.nn.softmax(logits), rtol=1e-4, atol=1e-6)
+        assert not np.allclose(predictions["probabilities"], jax.nn.softmax(logits_of(test.images)), rtol=1e-3)
+    assert evaluate(tiny, tmp_path / "run").items() >= {"test_loss": summary["test_loss"]}.items()
+
+
+def test_signals_have_no_views(tiny, tmp_path):
+    tiny.data.name, tiny.data.data_dir, tiny.evaluation.views = "mnist1d", None, "mirror"
+    with pytest.raises(
+        ConfigError, match=r"config.evaluation.views='mirror' is for images and clips, .* \(40, 1\): set"
+    ):
+        train(tiny, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 # ---- No validation split

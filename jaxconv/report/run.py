@@ -135,7 +135,7 @@ def _open_data(config: Config, workdir: pathlib.Path, net: Trained, predictions:
 def _predict(config: Config, net: Trained, split: Examples) -> Predictions:
     mesh = make_mesh(config.num_devices, config.batch_size)
     size = mesh.size * (_BATCH // mesh.size or 1)
-    forward = predict.compile_forward(net, config, mesh, size)
+    forward = predict.compile_forward(net, config, mesh, size, config.evaluation.views)
     starts = range(0, len(split.labels), size)
     # Images that are not in memory are decoded meanwhile.
     batches = ahead(lambda start: split.images[start : start + size], starts, threads=cores(), most=cores())

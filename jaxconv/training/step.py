@@ -1,5 +1,6 @@
 """One step of training and one of evaluation: pure functions of a state and a batch."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,7 @@ from jaxconv.models.registry import frozen_layers
 from jaxconv.parallel.sharding import micro_batches
 from jaxconv.training.losses import cross_entropy, mix
 from jaxconv.training.state import Batch, Sums, TrainState
+from jaxconv.training.views import mean_logits
 
 
 def sums_of(loss: Float[Array, " batch"], logits: Float[Array, "batch num_classes"], batch: Batch) -> Sums:
@@ -104,11 +106,16 @@ def _accumulated(gradient: Callable[..., Any], count: int) -> Callable[..., Any]
     return accumulated
 
 
-def eval_step(state: TrainState, batch: Batch, sums: Sums) -> tuple[Sums, Float[Array, "batch num_classes"]]:
+def eval_step(
+    state: TrainState, batch: Batch, sums: Sums, views: str = "none"
+) -> tuple[Sums, Float[Array, "batch num_classes"]]:
     """Evaluate a batch, by the average where there is one, with running statistics, without dropout and smoothing.
+
+    `views` is config.evaluation.views.
 
     Returns:
         `sums` plus the sums over the batch, and the probabilities of the classes.
     """
-    logits = state.apply_fn(state.eval_variables, batch["image"], train=False)
+    net = functools.partial(state.apply_fn, state.eval_variables, train=False)
+    logits = mean_logits(net, batch["image"], views)
     return sums + sums_of(cross_entropy(logits, batch), logits, batch), jax.nn.softmax(logits)

@@ -17,6 +17,7 @@ from jaxconv.report.run import MISTAKES, is_current, report
 from jaxconv.runs import predictions as kept
 from jaxconv.runs import workdir as files
 from jaxconv.runs.predictions import Predictions
+from jaxconv.train import train
 from tests.browser import chromium
 from tests.conftest import launch
 from tests.runs.test_trained import make_run, snapshot
@@ -124,6 +125,16 @@ def test_before_the_end_the_report_shows_the_validation_split(reported, tiny_con
     assert f"Validation accuracy {best['val_accuracy']:.2%} 95% interval" in text
     assert "42 examples" in text
     assert "validation split 'train[80%:]'" in text
+
+
+def test_before_the_end_the_report_predicts_as_the_run_validates(tiny, tmp_path):
+    tiny.evaluation.views, tiny.num_epochs = "mirror_and_shifts", 1
+    train(tiny, tmp_path / "run")
+    (tmp_path / "run" / "summary.json").unlink()
+    (record,) = files.read_history(tmp_path / "run")
+    assert f"Validation accuracy {record['val_accuracy']:.2%} 95%" in text_of(
+        report(tiny, tmp_path / "run").read_text()
+    )
 
 
 def test_data_that_is_gone(reported, tiny_config, tmp_path):
