@@ -232,7 +232,8 @@ def load(split: str) -> tuple[Tensor, Tensor]:
 
     data = configs.load("configs/cifar_deep.py").data
     examples = sources.open_source(data).load(split)
-    return torch.tensor(np.moveaxis(np.asarray(examples.images), -1, 1)), torch.tensor(examples.labels, dtype=torch.int64)
+    images = torch.tensor(np.moveaxis(np.asarray(examples.images), -1, 1))
+    return images, torch.tensor(examples.labels, dtype=torch.int64)
 
 
 def main(argv: list[str]) -> None:
