@@ -99,6 +99,22 @@ _STAGES = Check(
 _POSITIVE = Check(lambda value: 0 < value < float("inf"), "above 0 and finite")
 _NOT_NEGATIVE = Check(lambda value: 0 <= value < float("inf"), "0 or more and finite")
 
+_GROUP_EPOCHS = Field(float, "epochs over which the schedule of a group runs", _between(0, 1_000_000))
+_GROUP_KEYS = ("name", "learning_rate", "momentum", "weight_decay", "epochs")
+_GROUPS = Check(
+    lambda value: all(map(_is_group, value)),
+    f"a tuple of pairs, of a pattern and a dict of some of {', '.join(_GROUP_KEYS)}, such as "
+    '(("logits/*", {"learning_rate": 0.1}),)',
+)
+
+
+def _is_group(value: Any) -> bool:
+    if not (isinstance(value, tuple) and len(value) == 2):
+        return False
+    pattern, settings = value
+    return isinstance(pattern, str) and isinstance(settings, dict) and all(key in _GROUP_KEYS for key in settings)
+
+
 # Names without a check are looked up where they are used, by `choose`.
 FIELDS: dict[str, Field] = {
     "seed": Field(
@@ -155,11 +171,24 @@ FIELDS: dict[str, Field] = {
         "validated, tested and used (arXiv:1512.00567); after n steps, at most (1 + n) / (10 + n); 0: no average",
         _below(1),
     ),
+    "lookahead_steps": Field(
+        0,
+        "steps after which the parameters and batch statistics go back to a point on their way since the last such "
+        "step, and go on from there (arXiv:1907.08610); 0: they never do",
+        _between(0, 1_000_000),
+    ),
+    "lookahead_alpha": Field(0.5, "how far along its way that point lies, from 0 to 1", _between(0, 1)),
     "clip_norm": Field(
         0.0,
         "largest norm of the gradients of all parameters together; longer ones are scaled to it (arXiv:1211.5063); "
         "0: any",
         _NOT_NEGATIVE,
+    ),
+    "loss_reduction": Field(
+        "mean",
+        'loss of a step: the "mean" over the examples of the batch, or their "sum", whose gradients are as many times '
+        "as large; train_loss is the mean",
+        _one_of("mean", "sum"),
     ),
     "label_smoothing": Field(0.0, "share of each label that is spread over all classes", _below(1)),
     "mixup": Field(
@@ -346,15 +375,27 @@ FIELDS: dict[str, Field] = {
         "1 (arXiv:2404.00498)",
     ),
     "model.activation": Field(str, 'activation: "relu", "gelu", "silu", "elu", "tanh" or "sigmoid"'),
-    "optimizer.name": Field("adam", 'the optimizer: "adam", "rmsprop" or "sgd"'),
+    "optimizer.name": Field(
+        "adam",
+        'the optimizer: "adam", "rmsprop", "sgd", or "muon", which orthogonalises the steps of kernels and keeps their '
+        'norm at the root of their number of filters (kellerjordan.github.io/posts/muon), and is "sgd" for all other '
+        "parameters",
+    ),
     "optimizer.learning_rate": Field(1e-3, "learning rate, the highest of the schedule", _POSITIVE),
     "optimizer.schedule": Field("constant", 'learning rate over time: "constant", or "linear" or "cosine" down to 0'),
     "optimizer.warmup_epochs": Field(
         0.0, "epochs over which the learning rate rises linearly from 0, before the schedule", _between(0, 1_000_000)
     ),
-    "optimizer.momentum": Field(0.9, 'momentum of "sgd", with Nesterov\'s correction', _below(1)),
+    "optimizer.momentum": Field(0.9, 'momentum of "sgd" and "muon", with Nesterov\'s correction', _below(1)),
     "optimizer.weight_decay": Field(
         0.0, "decoupled weight decay, on kernels only, times the learning rate (arXiv:1711.05101)", _NOT_NEGATIVE
+    ),
+    "optimizer.groups": Field(
+        (),
+        'parameters with settings of their own, as pairs of a pattern of their paths, such as "logits/*" or "*/bias", '
+        "and a dict of what differs: name, learning_rate, momentum, weight_decay (which is then on all of them), and "
+        "epochs, over which their schedule runs and after which they stay; the first pattern that matches counts",
+        _GROUPS,
     ),
 }
 """Every field by its dotted key, in the order in which help and README list them."""
@@ -385,14 +426,11 @@ def validate(config: Config) -> None:
     check_fields(config, "The config")
     values = flatten(config)
     for key, field in FIELDS.items():
-        value = values[key]
-        if value is None and field.is_optional:
-            continue
-        if not _has_type(value, field.type):
-            wanted = field.type_name + (" or None" if field.is_optional else "")
-            raise ConfigError(f"config.{key}={value!r} must be of type {wanted}.")
-        if field.check and not field.check.test(value):
-            raise ConfigError(f"config.{key}={value!r} must be {field.check.words}.")
+        _check_value(key, values[key], field)
+    for pattern, settings in values["optimizer.groups"]:
+        for key, value in settings.items():
+            field = _GROUP_EPOCHS if key == "epochs" else FIELDS[f"optimizer.{key}"]
+            _check_value(f"optimizer.groups[{pattern!r}].{key}", value, field)
     batch_size, num_devices = values["batch_size"], values["num_devices"]
     accumulate_steps = values["accumulate_steps"]
     if batch_size % (shares := (num_devices or 1) * accumulate_steps):
@@ -411,6 +449,21 @@ def validate(config: Config) -> None:
             f"config.early_stopping_epochs={patience} looks at the validation accuracy, and there is none with "
             "config.data.validation=None: name a split, or set config.early_stopping_epochs to 0."
         )
+
+
+def _check_value(key: str, value: Any, field: Field) -> None:
+    """Check that a value has the type and the range of a field.
+
+    Raises:
+        ConfigError: it does not. The sentence calls it config.`key`.
+    """
+    if value is None and field.is_optional:
+        return
+    if not _has_type(value, field.type):
+        wanted = field.type_name + (" or None" if field.is_optional else "")
+        raise ConfigError(f"config.{key}={value!r} must be of type {wanted}.")
+    if field.check and not field.check.test(value):
+        raise ConfigError(f"config.{key}={value!r} must be {field.check.words}.")
 
 
 def _has_type(value: Any, wanted: Any) -> bool:

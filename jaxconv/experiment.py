@@ -169,9 +169,21 @@ def create(
         remat=config.remat,
     )
     schedule = create_schedule(config.optimizer, num_epochs=config.num_epochs, steps_per_epoch=steps_per_epoch)
-    optimizer = create_optimizer(config.optimizer, schedule, clip_norm=config.clip_norm)
+    optimizer = create_optimizer(
+        config.optimizer,
+        num_epochs=config.num_epochs,
+        steps_per_epoch=steps_per_epoch,
+        clip_norm=config.clip_norm,
+        dtype=config.compute_dtype,
+    )
     state = functools.partial(
-        create_state, model, optimizer, image_shape, config.seed, keeps_ema=bool(config.ema_decay)
+        create_state,
+        model,
+        optimizer,
+        image_shape,
+        config.seed,
+        keeps_ema=bool(config.ema_decay),
+        looks_ahead=bool(config.lookahead_steps),
     )
     memory.check_net(model, state, image_shape, config.batch_size // config.accumulate_steps, mesh)
     return model, schedule, jax.device_put(state(), replicated(mesh))

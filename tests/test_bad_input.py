@@ -145,6 +145,15 @@ VALUES = [
     ("optimizer.weight_decay", -1e-4),
     ("optimizer.weight_decay", NAN),
     ("optimizer.weight_decay", INF),
+    ("optimizer.groups", (("head/*", {}),)),
+    ("optimizer.groups", (("*", {"name": "adamm"}),)),
+    ("optimizer.groups", (("*", {"learning_rate": INF}),)),
+    ("optimizer.groups", (("*", {"epochs": 1e300}),)),
+    ("loss_reduction", "max"),
+    ("lookahead_steps", -1),
+    ("lookahead_steps", HUGE),
+    ("lookahead_alpha", 1.5),
+    ("lookahead_alpha", NAN),
 ]
 
 

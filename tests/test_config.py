@@ -91,7 +91,7 @@ def test_a_whole_number_is_a_float():
     [
         (lambda tree: tree.pop("seed"), "The config lacks seed: start it from jaxconv.config.default_config()."),
         (lambda tree: tree["data"].pop("name"), "The config lacks data.name: start"),
-        (lambda tree: tree.update(optimizer=3), "The config lacks optimizer.learning_rate, optimizer.momentum, "),
+        (lambda tree: tree.update(optimizer=3), "The config lacks optimizer.groups, optimizer.learning_rate, "),
         (
             lambda tree: tree.update(batchsize=3),
             r"config.batchsize is not a field of the config; the nearest are config.batch_size \(int\)",
@@ -121,6 +121,49 @@ def test_a_config_of_ones_own(make, change, sentence):
     change(tree)
     with pytest.raises(ConfigError, match=f"^{sentence}"):
         validate(make(tree))
+
+
+@pytest.mark.parametrize(
+    "groups",
+    [
+        (("logits/*",),),
+        ("logits/*", {"learning_rate": 0.1}),  # the comma is missing that makes it a tuple of one pair
+        (("logits/*", 0.1),),
+        ((3, {"learning_rate": 0.1}),),
+        (("logits/*", {"learning_rat": 0.1}),),
+        (("logits/*", {"schedule": "linear"}),),
+        (("logits/*", {"learning_rate": 0.1}), "*/bias"),
+    ],
+)
+def test_groups_that_are_no_pairs_of_a_pattern_and_settings(groups):
+    config = default_config()
+    config.optimizer.groups = groups
+    with pytest.raises(ConfigError) as refusal:
+        validate(config)
+    assert str(refusal.value) == (
+        f"config.optimizer.groups={groups!r} must be a tuple of pairs, of a pattern and a dict of some of name, "
+        'learning_rate, momentum, weight_decay, epochs, such as (("logits/*", {"learning_rate": 0.1}),).'
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"learning_rate": -1.0}, "learning_rate=-1.0 must be above 0 and finite."),
+        ({"learning_rate": "high"}, "learning_rate='high' must be of type float."),
+        ({"momentum": 1.0}, "momentum=1.0 must be at least 0 and below 1."),
+        ({"name": 3}, "name=3 must be of type str."),
+        ({"momentum": 0.5, "weight_decay": float("nan")}, "weight_decay=nan must be 0 or more and finite."),
+        ({"epochs": -1}, "epochs=-1 must be from 0 to 1000000."),
+        ({"epochs": True}, "epochs=True must be of type float or None."),
+    ],
+)
+def test_the_settings_of_a_group_are_checked_as_the_fields_are(settings, sentence):
+    config = default_config()
+    config.optimizer.groups = (("*/bias", {"learning_rate": 0.1, "epochs": None}), ("logits/*", settings))
+    with pytest.raises(ConfigError) as refusal:
+        validate(config)
+    assert str(refusal.value) == f"config.optimizer.groups['logits/*'].{sentence}"
 
 
 def test_validate_leaves_the_config_as_it_is():

@@ -39,6 +39,11 @@ def parse():
         (["--config.data.train=train[:5%]"], "data.train", "train[:5%]"),
         (["--config.data.data_dir=a=b"], "data.data_dir", "a=b"),
         (["--config.ops=stock"], "ops", "stock"),
+        (
+            ['--config.optimizer.groups=(("logits/*", {"learning_rate": 0.67, "epochs": 3}), ("*/bias", {}))'],
+            "optimizer.groups",
+            (("logits/*", {"learning_rate": 0.67, "epochs": 3}), ("*/bias", {})),
+        ),
     ],
 )
 def test_an_override_changes_its_field_alone(parse, arguments, key, value):

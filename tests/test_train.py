@@ -17,6 +17,7 @@ from jaxconv.evaluate import evaluate
 from jaxconv.parallel.mesh import make_mesh
 from jaxconv.report.run import report
 from jaxconv.runs import checkpoint
+from jaxconv.runs.trained import load
 from jaxconv.runs.workdir import claim
 from jaxconv.train import train
 from jaxconv.training.views import mean_logits
@@ -273,6 +274,50 @@ def test_a_run_with_an_average(tiny, tmp_path, capsys):
     train(tiny, tmp_path / "next")
     taken, _ = checkpoint.restore_best_variables(tmp_path / "next")
     jax.tree.map(np.testing.assert_array_equal, taken["params"], average["params"])
+
+
+# ---- Muon
+
+
+def test_a_run_with_muon_groups_and_lookahead(tiny, tmp_path, capsys):
+    """It learns, a kill changes nothing, and another run starts from it."""
+    tiny.model.batch_norm, tiny.checkpoint_every_steps, tiny.num_epochs = True, 8, 4
+    tiny.model.dropout = tiny.model.dense_dropout = 0.0
+    tiny.optimizer.update(name="muon", learning_rate=0.1, momentum=0.6, schedule="linear")
+    tiny.optimizer.groups = (
+        ("logits/*", {"name": "sgd", "learning_rate": 0.01}),
+        ("Conv_0/bias", {"learning_rate": 0.01, "epochs": 1}),
+    )
+    tiny.loss_reduction, tiny.lookahead_steps, tiny.clip_norm, tiny.ema_decay = "sum", 5, 50.0, 0.5
+    summary = train(tiny, tmp_path / "run")
+    whole = history, _ = read(tmp_path / "run")
+    assert history[-1]["train_loss"] < 0.7 * history[0]["train_loss"]
+    assert [epoch["learning_rate"] for epoch in history] == pytest.approx(
+        [0.1 * (44 - n) / 44 for n in (10, 21, 32, 43)]
+    )
+    assert summary["test_accuracy"] > 0.6
+    capsys.readouterr()
+    resumed(tiny, tmp_path / "run", without=[44])
+    assert "Resumed at step 40 of 44." in capsys.readouterr().err
+    assert read(tmp_path / "run") == whole
+
+    assert load(tmp_path / "run").config.optimizer.groups == tiny.optimizer.groups
+    tiny.init_from = str(tmp_path / "run")
+    train(tiny, tmp_path / "next")
+    assert "all 4 layers." in capsys.readouterr().err
+
+    tiny.init_from, tiny.optimizer.groups = None, tiny.optimizer.groups[:1]
+    with pytest.raises(ConfigError, match="config.optimizer.groups: "):
+        train(tiny, tmp_path / "run")
+
+
+def test_a_group_without_parameters_is_refused_before_the_workdir_is_touched(tiny, tmp_path):
+    tiny.optimizer.groups = (("head/*", {"learning_rate": 0.01}),)
+    with pytest.raises(
+        ConfigError, match=r"config.optimizer.groups: 'head/\*' matches no parameter .* logits/kernel\."
+    ):
+        train(tiny, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 # ---- Remat

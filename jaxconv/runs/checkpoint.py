@@ -413,4 +413,5 @@ def _arrays(state: TrainState) -> dict[str, Any]:
         "epoch_sums": state.epoch_sums,
         "dropout_rng": state.dropout_rng,
         **({} if state.ema is None else {"ema": state.ema}),
+        **({} if state.slow is None else {"slow": state.slow}),
     }

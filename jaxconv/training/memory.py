@@ -46,7 +46,7 @@ def check_net(
     on_cpu = mesh.devices.flat[0].platform == "cpu"
     copies, shares = (mesh.size, 1) if on_cpu else (1, mesh.size)
     needed = {
-        "parameters": copies * _bytes((state.variables, state.ema)),
+        "parameters": copies * _bytes((state.variables, state.ema, state.slow)),
         "gradients": copies * _bytes(state.params),
         "optimizer": copies * _bytes(state.opt_state),
         "activations of a batch": (_bytes(images) + _bytes(jax.eval_shape(outputs, state.variables, images))) // shares,

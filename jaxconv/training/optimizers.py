@@ -1,18 +1,24 @@
 """From config.optimizer to an optax optimizer and its learning rate schedule."""
 
+import fnmatch
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 import jax
 import optax
+from ml_collections import config_dict
 
 from jaxconv.config import Config, choose
+from jaxconv.errors import ConfigError
+from jaxconv.training import muon
 
 OPTIMIZERS = {
-    "adam": lambda config: optax.scale_by_adam(eps=1e-7),
-    "rmsprop": lambda config: optax.scale_by_rms(decay=0.9, eps=1e-7),
-    "sgd": lambda config: optax.trace(config.momentum, nesterov=True),
+    "adam": lambda config, dtype: optax.scale_by_adam(eps=1e-7),
+    "rmsprop": lambda config, dtype: optax.scale_by_rms(decay=0.9, eps=1e-7),
+    "sgd": lambda config, dtype: optax.trace(config.momentum, nesterov=True),
+    "muon": lambda config, dtype: muon.scale_by_muon(config.momentum, dtype),
 }
-"""The update before weight decay and learning rate. Constants are those of Keras."""
+"""The update before weight decay and learning rate. Constants are those of Keras, or of Muon's authors."""
 
 SCHEDULES = {
     "constant": lambda rate, steps: optax.constant_schedule(rate),
@@ -20,8 +26,11 @@ SCHEDULES = {
     "cosine": lambda rate, steps: optax.cosine_decay_schedule(rate, steps),
 }
 
+_REST = "rest"
+"""The label of parameters of no group."""
 
-def create_schedule(config: Config, *, num_epochs: int, steps_per_epoch: int) -> optax.Schedule:
+
+def create_schedule(config: Config, *, num_epochs: float, steps_per_epoch: int) -> optax.Schedule:
     """Create the learning rate as a function of the step: linear warm-up, then config.schedule to the last step.
 
     A warm-up longer than the run ends with it, below config.learning_rate.
@@ -29,8 +38,8 @@ def create_schedule(config: Config, *, num_epochs: int, steps_per_epoch: int) ->
     Raises:
         ConfigError: the schedule is not known.
     """
-    warmup_steps = min(round(config.warmup_epochs * steps_per_epoch), 2**31 - 1)  # as large as steps can be
-    decay_steps = max(num_epochs * steps_per_epoch - warmup_steps, 1)
+    warmup_steps = _steps(config.warmup_epochs, steps_per_epoch)
+    decay_steps = max(_steps(num_epochs, steps_per_epoch) - warmup_steps, 1)
     decay = choose("optimizer.schedule", config.schedule, SCHEDULES)(config.learning_rate, decay_steps)
     if not warmup_steps:
         return decay
@@ -38,23 +47,82 @@ def create_schedule(config: Config, *, num_epochs: int, steps_per_epoch: int) ->
     return optax.join_schedules([warmup, decay], [warmup_steps])
 
 
+def _steps(epochs: float, steps_per_epoch: int) -> int:
+    return min(round(epochs * steps_per_epoch), 2**31 - 1)  # as large as steps can be
+
+
 def create_optimizer(
-    config: Config, schedule: optax.Schedule, *, clip_norm: float = 0.0
+    config: Config, *, num_epochs: int, steps_per_epoch: int, clip_norm: float = 0.0, dtype: str = "float32"
 ) -> optax.GradientTransformation:
     """Create the optimizer, with decoupled weight decay (arXiv:1711.05101) on kernels and not on biases.
 
     Args:
-        config: config.optimizer.
-        schedule: the learning rate as a function of the step.
-        clip_norm: the largest global norm of the gradients (arXiv:1211.5063). 0: any.
+        config: config.optimizer. Each of its groups of parameters has an optimizer and a schedule of its own.
+        num_epochs: number of epochs of the run.
+        steps_per_epoch: steps in an epoch.
+        clip_norm: the largest global norm of the gradients (arXiv:1211.5063), of all groups together. 0: any.
+        dtype: the dtype in which Muon orthogonalises.
 
     Raises:
-        ConfigError: the optimizer is not known.
+        ConfigError: an optimizer or the schedule is not known. `init` raises it when a group has no parameter.
     """
-    update = choose("optimizer.name", config.name, OPTIMIZERS)(config)
-    decay = optax.add_decayed_weights(config.weight_decay, mask=_kernels) if config.weight_decay else optax.identity()
+
+    def parts(key: str, settings: Mapping[str, Any]) -> list[optax.GradientTransformation]:
+        own: Config = config_dict.ConfigDict({**config, **settings})
+        update = choose(f"{key}.name", own.name, OPTIMIZERS)(own, dtype)
+        mask = None if "weight_decay" in settings else _kernels
+        decay = optax.add_decayed_weights(own.weight_decay, mask) if own.weight_decay else optax.identity()
+        epochs = settings.get("epochs")
+        length = num_epochs if epochs is None else epochs
+        schedule = create_schedule(own, num_epochs=length, steps_per_epoch=steps_per_epoch)
+        if epochs is not None:  # from then on, also a constant rate is 0
+            stop = optax.constant_schedule(0.0)
+            schedule = optax.join_schedules([schedule, stop], [_steps(epochs, steps_per_epoch)])
+        reset = [muon.reset_norms()] if own.name == "muon" else []
+        return [update, decay, optax.scale_by_learning_rate(schedule), *reset]
+
     clip = [optax.clip_by_global_norm(clip_norm)] if clip_norm else []  # else the state has no place for it
-    return optax.chain(*clip, update, decay, optax.scale_by_learning_rate(schedule))
+    rest = parts("optimizer", {})
+    if not config.groups:
+        return optax.chain(*clip, *rest)
+    patterns: dict[str, str] = {}
+    chains: dict[Hashable, optax.GradientTransformation] = {_REST: optax.chain(*rest)}
+    for number, (pattern, settings) in enumerate(config.groups):
+        patterns[f"group_{number}"] = pattern
+        chains[f"group_{number}"] = optax.chain(*parts(f"optimizer.groups[{pattern!r}]", settings))
+    return optax.chain(*clip, optax.partition(chains, lambda params: _labels(params, patterns)))
+
+
+def _labels(params: Any, patterns: Mapping[str, str]) -> Any:
+    """Label each parameter by the first pattern that matches its path, such as "Conv_0/kernel".
+
+    Args:
+        params: the parameters.
+        patterns: the pattern of each label.
+
+    Returns:
+        The label of each parameter; _REST where no pattern matches.
+
+    Raises:
+        ConfigError: a label has no parameter.
+    """
+
+    def path(keys: Any) -> str:
+        return jax.tree_util.keystr(keys, simple=True, separator="/")
+
+    def label(keys: Any, _: Any) -> str:
+        return next((each for each, pattern in patterns.items() if fnmatch.fnmatchcase(path(keys), pattern)), _REST)
+
+    labels = jax.tree_util.tree_map_with_path(label, params)
+    used = jax.tree.leaves(labels)
+    for each, pattern in patterns.items():
+        if each not in used:
+            paths = ", ".join(path(keys) for keys, _ in jax.tree.leaves_with_path(params))
+            raise ConfigError(
+                f"config.optimizer.groups: {pattern!r} matches no parameter that the groups before it leave; "
+                f"the net has {paths}."
+            )
+    return labels
 
 
 def _kernels(params: Any) -> Any:

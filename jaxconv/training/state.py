@@ -53,6 +53,8 @@ class TrainState(train_state.TrainState):
     """Key data (uint32) of the run. Each step folds its number in."""
     ema: dict[str, Any] | None = None
     """The exponential moving average of `variables`. None: the run keeps none."""
+    slow: dict[str, Any] | None = None
+    """The slow weights of Lookahead (arXiv:1907.08610), for all `variables`. None: the run does not look ahead."""
 
     @property
     def variables(self) -> dict[str, Any]:
@@ -72,6 +74,7 @@ def create_state(
     seed: int,
     *,
     keeps_ema: bool = False,
+    looks_ahead: bool = False,
 ) -> TrainState:
     """Create the state before the first step.
 
@@ -81,13 +84,14 @@ def create_state(
         image_shape: (*spatial, channels).
         seed: seed of the initial parameters and of dropout.
         keeps_ema: whether the state has an exponential moving average of the variables.
+        looks_ahead: whether it has slow variables.
     """
 
     @jax.jit  # without jit, each small operation compiles by itself, which takes seconds
     def create() -> TrainState:
         params_rng, dropout_rng = jax.random.split(jax.random.key(seed))
         variables = dict(model.init(params_rng, jnp.zeros((1, *image_shape)), train=False))
-        params = variables.pop("params")
+        whole, params = dict(variables), variables.pop("params")
         return TrainState.create(
             apply_fn=model.apply,
             params=params,
@@ -95,7 +99,8 @@ def create_state(
             collections=variables,
             epoch_sums=Sums.zero(),
             dropout_rng=jax.random.key_data(dropout_rng),
-            ema={"params": params, **variables} if keeps_ema else None,
+            ema=whole if keeps_ema else None,
+            slow=whole if looks_ahead else None,
         ).replace(step=jnp.zeros((), jnp.int32))
 
     return create()
@@ -109,16 +114,18 @@ def take_layers(state: TrainState, variables: dict[str, Any]) -> tuple[TrainStat
         variables: the variables of the other net.
 
     Returns:
-        The state, whose average starts from them, too, and the names of the layers that are still its own.
+        The state, whose average and slow variables start from them, too, and the names of the layers that are still
+        its own.
     """
     own = [layer for layer in state.params if _shapes(state.variables, layer) != _shapes(variables, layer)]
     merged = {
         collection: {**tree, **{layer: variables[collection][layer] for layer in tree if layer not in own}}
         for collection, tree in state.variables.items()
     }
-    ema = None if state.ema is None else jax.tree.map(jnp.copy, merged)  # a step consumes its state: no array is twice
+    # A step consumes its state: no array is twice.
+    ema, slow = (None if tree is None else jax.tree.map(jnp.copy, merged) for tree in (state.ema, state.slow))
     params = merged.pop("params")
-    return state.replace(params=params, collections=merged, ema=ema), own
+    return state.replace(params=params, collections=merged, ema=ema, slow=slow), own
 
 
 def _shapes(variables: dict[str, Any], layer: str) -> dict[str, Any]:
@@ -128,7 +135,7 @@ def _shapes(variables: dict[str, Any], layer: str) -> dict[str, Any]:
 
 @jax.jit
 def is_finite(state: TrainState) -> Bool[Array, ""]:
-    """Return whether all numbers of the variables, their average and the optimizer are finite."""
-    leaves = jax.tree.leaves((state.params, state.collections, state.opt_state, state.ema))
+    """Return whether all numbers of the variables, their average, the slow ones and the optimizer are finite."""
+    leaves = jax.tree.leaves((state.params, state.collections, state.opt_state, state.ema, state.slow))
     floats = [leaf for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.inexact)]
     return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in floats]))

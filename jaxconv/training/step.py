@@ -45,7 +45,7 @@ def make_train_step(
             batch = mix(batch, config.mixup, jax.random.fold_in(rng, 1))
         weights = None if class_weights is None else jnp.asarray(class_weights)
 
-        def mean_loss(params: Any, collections: Any, batch: Batch, rng: jax.Array) -> tuple[Any, tuple[Sums, Any]]:
+        def loss_of(params: Any, collections: Any, batch: Batch, rng: jax.Array) -> tuple[Any, tuple[Sums, Any]]:
             logits, collections = state.apply_fn(
                 {"params": params, **collections},
                 batch["image"],
@@ -55,10 +55,13 @@ def make_train_step(
                 mutable=list(collections),
             )
             loss = cross_entropy(logits, batch, config.label_smoothing, weights)
-            # The weights come with the batch: with a count, every device would wait in mid-step for the others.
-            return jnp.sum(loss * batch["weight"]), (sums_of(loss, logits, batch), collections)
+            if config.loss_reduction == "sum":
+                total = jnp.sum(loss, where=batch["weight"] > 0)
+            else:  # the weights come with the batch: with a count, every device would wait in mid-step for the others
+                total = jnp.sum(loss * batch["weight"])
+            return total, (sums_of(loss, logits, batch), collections)
 
-        gradient = jax.grad(mean_loss, has_aux=True)
+        gradient = jax.grad(loss_of, has_aux=True)
         if config.accumulate_steps > 1:
             gradient = _accumulated(gradient, config.accumulate_steps)
         grads, (sums, collections) = gradient(state.params, state.collections, batch, rng)
@@ -67,11 +70,26 @@ def make_train_step(
         # Weight decay changes parameters without a gradient, too.
         kept = {layer: state.params[layer] for layer in frozen if layer in state.params}
         after = after.replace(params={**after.params, **kept})
+        if config.lookahead_steps:
+            after = _looked_ahead(after, config.lookahead_steps, config.lookahead_alpha)
         if config.ema_decay:
             after = after.replace(ema=_averaged(state, after.variables, config.ema_decay))
         return after, epoch_sums
 
     return train_step
+
+
+def _looked_ahead(state: TrainState, steps: int, alpha: float) -> TrainState:
+    """After every so many steps, move the slow variables towards the variables, which go on from there."""
+    is_due = state.step % steps == 0
+
+    def moved(slow: jax.Array, fast: jax.Array) -> jax.Array:
+        return jnp.where(is_due, slow + alpha * (fast - slow), slow)
+
+    slow = jax.tree.map(moved, state.slow, state.variables)
+    variables = jax.tree.map(lambda slow, fast: jnp.where(is_due, slow, fast), slow, state.variables)
+    params = variables.pop("params")
+    return state.replace(slow=slow, params=params, collections=variables)
 
 
 def _averaged(state: TrainState, variables: dict[str, Any], ema_decay: float) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 import functools
 import time
 
-import optax
 import pytest
 
 from jaxconv import experiment
@@ -38,7 +37,7 @@ def test_a_net_that_cannot_fit_is_refused_at_once(tmp_path):
 
 def test_the_bytes_are_those_of_the_shapes(tiny, monkeypatch):
     model = create_model(tiny.model, num_classes=4)
-    optimizer = create_optimizer(tiny.optimizer, optax.constant_schedule(0.1))
+    optimizer = create_optimizer(tiny.optimizer, num_epochs=1, steps_per_epoch=1)
     create = functools.partial(create_state, model, optimizer, TINY_SHAPE, seed=0)
 
     def check(free):

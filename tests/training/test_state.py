@@ -49,14 +49,16 @@ def test_a_layer_without_its_statistics_is_not_taken(start):
     assert take_layers(start, {"params": start.params})[1] == ["BatchNorm_0"]
 
 
-def test_the_average_starts_from_them_in_arrays_of_its_own(start, other):
+def test_the_average_and_the_slow_weights_start_from_them_in_arrays_of_their_own(start, other):
     other["params"].pop("logits")
-    merged, _ = take_layers(start.replace(ema=start.variables), other)
-    jax.tree.map(np.testing.assert_array_equal, merged.ema, merged.variables)
-    own = {id(leaf) for leaf in jax.tree.leaves(merged.variables)}
-    assert own.isdisjoint(map(id, jax.tree.leaves(merged.ema)))
+    merged, _ = take_layers(start.replace(ema=start.variables, slow=start.variables), other)
+    for copy in (merged.ema, merged.slow):
+        jax.tree.map(np.testing.assert_array_equal, copy, merged.variables)
+    leaves = jax.tree.leaves((merged.variables, merged.ema, merged.slow))
+    assert len({id(leaf) for leaf in leaves}) == len(leaves)
 
 
-def test_an_average_that_is_not_finite_is_noticed(start):
-    assert is_finite(start.replace(ema=start.variables))
-    assert not is_finite(start.replace(ema=jax.tree.map(lambda leaf: leaf * jnp.nan, start.variables)))
+@pytest.mark.parametrize("field", ["ema", "slow"])
+def test_an_average_that_is_not_finite_is_noticed(start, field):
+    assert is_finite(start.replace(**{field: start.variables}))
+    assert not is_finite(start.replace(**{field: jax.tree.map(lambda leaf: leaf * jnp.nan, start.variables)}))

@@ -16,7 +16,7 @@ from jaxconv.config import default_config
 from jaxconv.models.convnet import ConvNet
 from jaxconv.ops import dispatch
 from jaxconv.training.losses import balanced, cross_entropy, mix
-from jaxconv.training.optimizers import create_optimizer
+from jaxconv.training.optimizers import OPTIMIZERS, create_optimizer
 from jaxconv.training.state import Sums, create_state
 from jaxconv.training.step import eval_step, make_train_step, sums_of
 from tests.conftest import ROOT
@@ -120,13 +120,13 @@ def test_a_step_is_the_mean_gradient_and_the_sums_run_on():
 # ---- Frozen stages
 
 
-@pytest.mark.parametrize("name", ["adam", "rmsprop", "sgd"])
+@pytest.mark.parametrize("name", OPTIMIZERS)
 def test_frozen_stages_keep_their_values_exactly(name):
     config = default_config()
     config.model.filters, config.freeze_stages = ((3,), (4,)), 1
-    config.optimizer.name, config.optimizer.weight_decay = name, 0.5
+    config.optimizer.update(name=name, weight_decay=0.5, learning_rate=0.1)
     model = ConvNet(5, filters=config.model.filters, batch_norm=True, frozen_stages=1)
-    optimizer = create_optimizer(config.optimizer, optax.constant_schedule(0.1))
+    optimizer = create_optimizer(config.optimizer, num_epochs=1, steps_per_epoch=2)
     before = create_state(model, optimizer, (6, 6, 2), seed=0)
     step, after = jax.jit(make_train_step(config)), before
     for seed in range(2):
@@ -324,9 +324,28 @@ def test_the_parts_of_a_batch_add_up(steps, label_smoothing):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), parts, whole)
 
 
+@pytest.mark.parametrize("steps", [1, 3])
+def test_the_sum_of_the_losses_has_as_many_times_the_gradient(steps):
+    """As many as there are examples; padding and the reported loss stay as they are."""
+    model, batch = ConvNet(5, filters=((3,),), dense=(4,)), padded(random_batch(8), 4)
+    weights = np.array([0.5, 3.0, 1.0, 0.2, 2.0], np.float32)
+
+    def run(reduction, rate):
+        config = accumulating(steps)
+        config.loss_reduction, config.label_smoothing, config.mixup = reduction, 0.2, 0.4
+        state = create_state(model, optax.sgd(rate), (6, 6, 2), seed=0)
+        step = jax.jit(make_train_step(config, weights))
+        for _ in range(2):
+            state, sums = step(state, batch)
+        return state.params, sums
+
+    got, want = run("sum", 0.1 / 8), run("mean", 0.1)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), got, want)
+
+
 def test_the_gradient_of_the_whole_batch_is_clipped():
     model, batch = ConvNet(5, filters=((3,),)), random_batch(8)
-    optimizer = create_optimizer(default_config().optimizer, optax.constant_schedule(0.1), clip_norm=0.1)
+    optimizer = create_optimizer(default_config().optimizer, num_epochs=1, steps_per_epoch=1, clip_norm=0.1)
     state = create_state(model, optimizer, (6, 6, 2), seed=0)
     whole, parts = (jax.jit(make_train_step(accumulating(steps)))(state, batch)[0].opt_state for steps in (1, 4))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), parts, whole)
@@ -417,11 +436,51 @@ def test_the_average_changes_no_step_and_is_what_is_evaluated():
     assert not np.allclose(probabilities, eval_step(plain, batch, Sums.zero())[1], rtol=1e-3)
 
 
+# ---- Lookahead
+
+
+def test_lookahead_is_that_of_numpy():
+    """Parameters, batch statistics and the average over them, in twice three steps and one more."""
+    config, model = default_config(), ConvNet(5, filters=((3,), (4,)), batch_norm=True, frozen_stages=1)
+    config.model.filters, config.freeze_stages, config.ema_decay = model.filters, 1, 0.3
+    state = create_state(model, optax.sgd(0.5), (6, 6, 2), seed=0, keeps_ema=True, looks_ahead=True)
+    plain = jax.jit(make_train_step(config.copy_and_resolve_references()))
+    config.lookahead_steps, config.lookahead_alpha = 3, 0.4
+    step, start = jax.jit(make_train_step(config)), state.variables
+    fast, slow, average = state, jax.tree.map(np.float64, start), jax.tree.map(np.float64, start)
+    for number in range(7):
+        batch = random_batch(6, seed=number)
+        state, _ = step(state, batch)
+        fast, _ = plain(fast, batch)
+        if number in (2, 5):
+            slow = jax.tree.map(lambda old, new: old + 0.4 * (new - old), slow, fast.variables)
+            fast = fast.replace(params=slow["params"], collections={"batch_stats": slow["batch_stats"]})
+        kept = min(0.3, (1 + number) / (10 + number))
+        average = jax.tree.map(lambda old, new, kept=kept: kept * old + (1 - kept) * new, average, fast.variables)
+        for got, want in ((state.variables, fast.variables), (state.slow, slow), (state.ema, average)):
+            jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), got, want)
+    for collection, layers in start.items():
+        for layer in layers:
+            unchanged = are_equal(state.slow[collection][layer], start[collection][layer])
+            assert unchanged == (layer in ("Conv_0", "BatchNorm_0")), layer
+
+
+def test_looking_ahead_by_nothing_goes_back():
+    model, config = ConvNet(5, filters=((3,),)), default_config()
+    config.lookahead_steps, config.lookahead_alpha = 2, 0.0
+    before = create_state(model, optax.sgd(0.5), (6, 6, 2), seed=0, looks_ahead=True)
+    step = jax.jit(make_train_step(config))
+    once, _ = step(before, random_batch(6))
+    twice, _ = step(once, random_batch(6))
+    assert not are_equal(once.params, before.params)
+    assert are_equal(twice.params, before.params)
+
+
 # ---- Several devices
 
 STEPS = """
 import sys
-import jax, numpy as np, optax
+import jax, numpy as np
 from jaxconv.config import default_config
 from jaxconv.models.registry import create_model
 from jaxconv.ops import dispatch
@@ -442,11 +501,13 @@ batch = {
     "weight": np.full(16, 1 / 12, np.float32) * (np.arange(16) < 12),
 }
 
-def run(count, **fields):
+def run(count, optimizer={}, **fields):
     config.update(fields)
+    config.optimizer.update(optimizer)
     model = create_model(config.model, 5, dispatch.KERNELS[config.ops], remat=config.remat)
     mesh = make_mesh(count, 16, config.accumulate_steps)
-    state = create_state(model, create_optimizer(config.optimizer, optax.constant_schedule(0.1)), (8, 8, 3), seed=0)
+    optimizer = create_optimizer(config.optimizer, num_epochs=1, steps_per_epoch=2)
+    state = create_state(model, optimizer, (8, 8, 3), seed=0, looks_ahead=bool(config.lookahead_steps))
     state, on_devices = jax.device_put(state, replicated(mesh)), jax.device_put(batch, split_by_example(mesh))
     with jax.set_mesh(mesh):
         lowered = jax.jit(make_train_step(config), out_shardings=replicated(mesh)).lower(state, on_devices)
@@ -459,7 +520,7 @@ def run(count, **fields):
 def compare(one, other):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), one, other)
 
-config.optimizer.name = "sgd"
+config.optimizer.update(name="sgd", learning_rate=0.1)
 for ops in sys.argv[1:]:
 """
 
@@ -477,4 +538,14 @@ def test_parts_and_remat_are_the_same_on_several_devices():
     on_four_devices("""
         one = run(1, ops=ops, accumulate_steps=4, remat=False)
         compare(run(4, remat=True), one)
+    """)
+
+
+def test_muon_groups_sums_and_lookahead_are_the_same_on_several_devices():
+    on_four_devices("""
+        groups = (("*/bias", {"name": "sgd", "learning_rate": 0.01}),)
+        fields = {"lookahead_steps": 2, "loss_reduction": "sum"}
+        one = run(1, ops=ops, optimizer={"name": "muon", "groups": groups}, **fields)
+        compare(run(4), one)
+        compare(run(2, accumulate_steps=1), one)
     """)
