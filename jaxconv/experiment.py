@@ -243,8 +243,9 @@ def _whiten(state: TrainState, window: int, train: Examples, normalizer: pipelin
     ((layer, _),) = state.collections["whitening"].items()
     kernel = jax.device_put(np.asarray(fitted, np.float32), replicated(mesh))
     of_layer = {"whitening": {layer: {"kernel": kernel}}}
-    ema = None if state.ema is None else state.ema | jax.tree.map(jnp.copy, of_layer)
-    return state.replace(collections=state.collections | of_layer, ema=ema)
+    # A step consumes its state: no array is twice.
+    ema, slow = (tree and tree | jax.tree.map(jnp.copy, of_layer) for tree in (state.ema, state.slow))
+    return state.replace(collections=state.collections | of_layer, ema=ema, slow=slow)
 
 
 def _choose_pipeline(config: Config, splits: tuple[Examples, ...], mesh: Mesh) -> Config:
