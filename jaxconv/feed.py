@@ -87,6 +87,11 @@ def compile_run(setup: Experiment) -> Callable[..., tuple[TrainState, Sums]]:
     It takes (state, examples, numbers, first, last), and consumes the state. With config.stop_on_nan it ends early, at
     the first step whose loss is not finite.
     """
+    return trace_run(setup).lower().compile(experiment.compiler_options(setup.config, setup.mesh))
+
+
+def trace_run(setup: Experiment) -> jax.stages.Traced:
+    """Trace the program of `compile_run`."""
     config, mesh, augmentation = setup.config, setup.mesh, _augmentation(setup)
     train_step = make_train_step(config, setup.class_weights)
 
@@ -114,9 +119,8 @@ def compile_run(setup: Experiment) -> Callable[..., tuple[TrainState, Sums]]:
     numbers = device.numbers_shapes(setup.steps_per_epoch, config.batch_size, augmentation, mesh)
     step = jax.ShapeDtypeStruct((), "int32")
     with jax.set_mesh(mesh):
-        compiled = jax.jit(run, donate_argnums=0, out_shardings=replicated(mesh))
-        lowered = compiled.lower(setup.state, device.put(setup.train, mesh), numbers, step, step)
-        return lowered.compile(experiment.compiler_options(config, mesh))
+        jitted = jax.jit(run, donate_argnums=0, out_shardings=replicated(mesh))
+        return jitted.trace(setup.state, device.put(setup.train, mesh), numbers, step, step)
 
 
 def _row(step: Int32[Array, ""], array: jax.Array) -> jax.Array:

@@ -1,0 +1,113 @@
+"""The record recipe, configs/cifar94.py, as a whole: kills, devices, processes, accelerators."""
+
+import random
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict
+
+from jaxconv import experiment, feed
+from jaxconv.config import load
+from jaxconv.runs import trained
+from tests.conftest import ROOT, launch, read, start, wait_for_step
+
+
+@pytest.fixture(scope="module")
+def recipe(tfds_dir, tmp_path_factory):
+    """A config file: the recipe with a small net on the set "tiny", 4 epochs of 14 steps, the last of each padded."""
+    path = tmp_path_factory.mktemp("configs") / "record.py"
+    path.write_text(
+        f"""
+from jaxconv.config import load
+
+def get_config():
+    config = load({str(ROOT / "configs/cifar94.py")!r})
+    config.data.name = "tiny"
+    config.data.data_dir = {str(tfds_dir)!r}
+    config.model.filters = ((8, 8), (12, 16))
+    config.batch_size = 16
+    config.num_epochs = 4
+    config.report = False
+    return config
+"""
+    )
+    return path
+
+
+def parameters(workdir):
+    return flatten_dict(trained.load(workdir).variables, sep="/")
+
+
+def test_killed_at_a_random_step_it_ends_as_uninterrupted(recipe, tmp_path):
+    flags = [f"--config={recipe}", "--config.num_devices=1", "--config.checkpoint_every_steps=1"]
+    launch(*flags, f"--workdir={tmp_path}/whole")
+    process = start(*flags, f"--workdir={tmp_path}/run")
+    wait_for_step(tmp_path / "run", random.randrange(1, 50), process)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    again = launch(*flags, f"--workdir={tmp_path}/run")
+    assert "Resumed at step" in again.stderr
+    assert read(tmp_path / "run")[1]["params_sha256"] == read(tmp_path / "whole")[1]["params_sha256"]
+    assert read(tmp_path / "run") == read(tmp_path / "whole")
+
+
+@pytest.fixture(scope="module")
+def on_one_device(recipe, tmp_path_factory):
+    """The parameters and batch statistics after 28 steps in float32 on one device."""
+    workdir = tmp_path_factory.mktemp("runs") / "one"
+    launch(*float32(recipe), "--config.num_devices=1", f"--workdir={workdir}")
+    return parameters(workdir)
+
+
+def float32(recipe):
+    return [f"--config={recipe}", "--config.compute_dtype=float32", "--config.num_epochs=2"]
+
+
+def assert_equal_to_rounding(workdir, expected):
+    found = parameters(workdir)
+    assert found.keys() == expected.keys()
+    for name, values in expected.items():
+        difference = np.linalg.norm(found[name] - values) / np.linalg.norm(values)
+        assert difference < 1e-3, name
+
+
+@pytest.mark.parametrize("devices", [2, 4, 8])
+def test_on_several_devices(devices, recipe, on_one_device, tmp_path):
+    """Statistics of batch norm, sums over the batch and steps of Muon are those of the whole batch."""
+    launch(*float32(recipe), f"--config.num_devices={devices}", f"--workdir={tmp_path}/run")
+    assert_equal_to_rounding(tmp_path / "run", on_one_device)
+
+
+def test_in_two_processes(recipe, on_one_device, tmp_path):
+    flags = [*float32(recipe), "--config.num_devices=2", f"--workdir={tmp_path}/run"]
+    process = start("jaxconv.local", "--num_processes=2", "--", "launch.py", *flags, program="-m")
+    _, said = process.communicate(timeout=240)
+    assert process.returncode == 0, said
+    assert_equal_to_rounding(tmp_path / "run", on_one_device)
+
+
+def test_a_whole_epoch_on_the_device_lowers_for_accelerators(recipe):
+    """As one program, in bfloat16."""
+    config = load(str(recipe))
+    config.data.pipeline, config.ops, config.num_devices = "device", "stock", 1
+    setup = experiment.set_up(experiment.resolve(config))
+    traced = feed.trace_run(setup)
+    for platform in ("cuda", "tpu"):
+        text = traced.lower(lowering_platforms=(platform,)).as_text()
+        convolutions = [line for line in text.splitlines() if "stablehlo.convolution" in line]
+        assert len(convolutions) == 5 + 2 * 4 - 0
+        assert all("bf16" in line for line in convolutions)
+        assert "stablehlo.while" in text
+        assert "custom_call @jaxconv" not in text
+
+
+def test_the_whitening_kernel_is_not_trained(recipe, on_one_device):
+    config = load(str(recipe))
+    config.num_devices = 1
+    setup = experiment.set_up(experiment.resolve(config))
+    kernel = setup.state.collections["whitening"]["Whitening_0"]["kernel"]
+    assert jnp.abs(kernel).max() > 0
+    np.testing.assert_array_equal(on_one_device["whitening/Whitening_0/kernel"], jax.device_get(kernel))
