@@ -1,11 +1,13 @@
 """A benchmark says how far it is without a terminal, keeps what it has when interrupted, and measures processes."""
 
 import json
+import os
 import re
 import signal
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from benchmarks import communication
@@ -119,3 +121,106 @@ def test_the_memory_of_a_run_on_a_folder_epoch_by_epoch(tmp_path):
     for epoch in result["epochs"]:
         assert result["baseline_bytes"] < epoch["end_bytes"] <= epoch["peak_bytes"]
         assert 0 <= epoch["data_wait"] <= 1
+
+
+TIME_TO_ACCURACY = """
+import json, pathlib, sys
+from absl import app
+from benchmarks import time_to_accuracy
+
+time_to_accuracy.STORED = time_to_accuracy.DOCS = pathlib.Path(sys.argv.pop())
+
+def run(command, environment):
+    given = dict(argument.split("=") for argument in command[2:])
+    if command[1] == "jaxconv.seeds":
+        workdir, seeds = pathlib.Path(given["--workdir"]), list(range(int(given["--num_seeds"])))
+        found = {"seeds": seeds, "test_accuracy": {"values": [0.99 for _ in seeds]}}
+        (workdir / "seeds.json").write_text(json.dumps(found))
+        for seed in seeds:
+            (workdir / f"seed_{seed}").mkdir()
+            (workdir / f"seed_{seed}" / "summary.json").write_text(json.dumps({"clock_seconds": 10.0 + seed}))
+    else:
+        epochs = int(given["--epochs"])
+        result = {"accuracy": 0.5, "seconds": 40.0, "epochs": epochs, "recipe_epochs": 20, "scaled": epochs < 20}
+        pathlib.Path(given["--json"]).write_text(json.dumps(result))
+
+time_to_accuracy.run = run
+time_to_accuracy.check = lambda names: None  # Keras is an extra
+app.run(time_to_accuracy.main)
+"""
+
+
+def test_accuracy_against_time_is_stored_contestant_by_contestant(tmp_path):
+    program = [sys.executable, "-c", TIME_TO_ACCURACY]
+    flags = ["--contestants=keras-lenet,lenet,mnist_fast", "--keras_epochs=2", str(tmp_path)]
+    env = os.environ | {"COLUMNS": "200"}
+    out = subprocess.run([*program, *flags], cwd=ROOT, capture_output=True, text=True, check=True, env=env).stdout
+    fast, lenet, keras = (
+        json.loads((tmp_path / f"{n}.json").read_text()) for n in ("mnist_fast", "lenet", "keras-lenet")
+    )
+    assert (fast["n"], fast["clock_seconds"]) == (5, [10.0, 11.0, 12.0, 13.0, 14.0])
+    assert fast["command"] == "python -m jaxconv.seeds --num_seeds=5 --at_once=1 --config=configs/mnist_fast.py"
+    assert (lenet["n"], lenet["accuracies"], lenet["scaled"]) == (1, [0.99], False)
+    assert (keras["clock_seconds"], keras["scaled"], keras["published"]) == ([40.0], True, 0.9921)
+    assert re.search(r"jaxconv, mnist_fast +\W +MNIST +\W +99.00 ± 0.00% \(n = 5\) +\W +12.0 +\W +30% ", out)
+    assert (tmp_path / "time_to_accuracy.png").stat().st_size > 10_000
+    again = subprocess.run([*program, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=True, env=env)
+    assert again.stdout == out
+
+
+def test_an_unknown_contestant_is_refused_before_anything_runs():
+    command = [sys.executable, "-m", "benchmarks.time_to_accuracy", "--contestants=lenet,caffe"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "there is no 'caffe'; there are keras-mlp, " in done.stderr + done.stdout
+
+
+AIRBENCH = """
+import json, sys
+import torch
+from benchmarks.peers import airbench94_muon as peer
+
+torch.manual_seed(0)
+gradient = torch.randn(24, 54)
+images = torch.randn(200, 3, 8, 8).cumsum(3)
+images -= images.mean((0, 2, 3), keepdim=True)
+filters = peer.whitening(images)
+outputs = torch.nn.functional.conv2d(images, filters)
+order = torch.arange(8.0)[:, None, None, None].expand(8, 36, 36, 3)
+net = peer.Net()
+views = peer.predict(net, torch.zeros(4, 3, 32, 32, dtype=torch.bfloat16), batch_size=3)
+batches = list(peer.train_batches(order, torch.arange(8), 3, epoch=0))
+print(json.dumps({
+    "gradient": gradient.tolist(),
+    "orthogonal": peer.orthogonal(gradient).float().tolist(),
+    "transposed": peer.orthogonal(gradient.T).float().T.tolist(),
+    "whitened": (outputs.transpose(0, 1).reshape(24, -1) @ outputs.transpose(0, 1).reshape(24, -1).T
+                 / (200 * 49)).tolist(),
+    "views": list(views.shape),
+    "batches": [[list(x.shape), x[:, 0, 0, 0].tolist(), y.tolist()] for x, y in batches],
+    "dtypes": sorted({str(p.dtype) for p in net.parameters()}),
+}))
+"""
+
+
+def test_the_parts_of_the_record_recipe():
+    pytest.importorskip("torch")
+    done = subprocess.run([sys.executable, "-c", AIRBENCH], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    x = np.array(result["gradient"])
+    x /= np.linalg.norm(x)
+    for _ in range(3):
+        a = x @ x.T
+        x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
+    np.testing.assert_allclose(result["orthogonal"], x, atol=0.02)  # of bfloat16
+    np.testing.assert_allclose(result["transposed"], x, atol=0.02)
+    # The variances are so much larger than the 5e-4 beside them that these do not count.
+    expected = np.kron([[1, -1], [-1, 1]], np.eye(12))
+    np.testing.assert_allclose(result["whitened"], expected, atol=0.01)
+    assert result["views"] == [4, 10]
+    assert result["dtypes"] == ["torch.bfloat16", "torch.float32"]
+    first, second = result["batches"]  # the last two examples are left out
+    assert first[0] == second[0] == [3, 3, 32, 32]
+    assert first[1] == first[2]
+    assert len({*first[2], *second[2]}) == 6

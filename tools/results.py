@@ -3,7 +3,7 @@
 Where there is NAME.seeds.json, the seeds.json of jaxconv.seeds, accuracies and the wall time are means over its seeds.
 
 python -m tools.results puts the tables, also those of results/benchmarks/, into README.md and docs/distributed.md, and
-draws docs/curves and docs/scaling.png.
+draws docs/curves, docs/scaling.png and docs/time_to_accuracy.png.
 """
 
 import json
@@ -19,11 +19,13 @@ from rich.table import Table
 from benchmarks import communication, interleave
 from benchmarks.communication import Link
 from jaxconv.report import measures
+from tools import time_to_accuracy
 
 RESULTS, README, DOCS = pathlib.Path("results"), pathlib.Path("README.md"), pathlib.Path("docs")
 BEGIN = "<!-- made by: python -m tools.results -->\n"
 BEGIN_SPEED = "<!-- made by: python -m tools.results, from results/benchmarks/train_step.json -->\n"
 BEGIN_BFLOAT16 = "<!-- made by: python -m tools.results, from results/*_bfloat16.seeds.json -->\n"
+BEGIN_TIME = "<!-- made by: python -m tools.results, from results/time_to_accuracy/ -->\n"
 BEGIN_SCALING = "<!-- made by: python -m tools.results, from results/benchmarks/scaling.json: {} -->\n"
 END = "<!-- end -->\n"
 
@@ -151,6 +153,13 @@ def bfloat16_table(results: pathlib.Path) -> str:
             }
         )
     return _markdown(lines, text_columns=1)
+
+
+def time_table(directory: pathlib.Path) -> str:
+    """Test accuracy against time as `benchmarks.time_to_accuracy` stored it, in Markdown; nothing without a result."""
+    if not (lines := time_to_accuracy.rows(directory)):
+        return ""
+    return "\n".join([_markdown(lines, text_columns=2), *(f"{note}\n" for note in time_to_accuracy.notes(directory))])
 
 
 def scaling_tables(benchmark: pathlib.Path) -> dict[str, str]:
@@ -329,6 +338,9 @@ def main() -> None:
         write(README, BEGIN_SPEED, speed_table(benchmark))
     if any(RESULTS.glob("*_bfloat16.seeds.json")):
         write(README, BEGIN_BFLOAT16, bfloat16_table(RESULTS))
+    if table := time_table(directory := RESULTS / "time_to_accuracy"):
+        write(README, BEGIN_TIME, table)
+        time_to_accuracy.plot(directory, DOCS / "time_to_accuracy.png")
     if (benchmark := RESULTS / "benchmarks" / "scaling.json").exists():
         for begin, table in scaling_tables(benchmark).items():
             write(DOCS / "distributed.md", begin, table)

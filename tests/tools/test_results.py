@@ -13,6 +13,7 @@ from tools.results import (
     BEGIN,
     BEGIN_BFLOAT16,
     BEGIN_SPEED,
+    BEGIN_TIME,
     END,
     LECTURE,
     bfloat16_table,
@@ -22,6 +23,7 @@ from tools.results import (
     scaling_tables,
     speed_table,
     text_table,
+    time_table,
     write,
 )
 
@@ -31,6 +33,7 @@ def test_the_readme_is_up_to_date():
     assert BEGIN + markdown_table(ROOT / "results") + END in readme
     assert BEGIN_SPEED + speed_table(ROOT / "results" / "benchmarks" / "train_step.json") + END in readme
     assert BEGIN_BFLOAT16 + bfloat16_table(ROOT / "results") + END in readme
+    assert BEGIN_TIME + time_table(ROOT / "results" / "time_to_accuracy") + END in readme
     page = (ROOT / "docs" / "distributed.md").read_text()
     for begin, table in scaling_tables(ROOT / "results" / "benchmarks" / "scaling.json").items():
         assert begin + table + END in page

@@ -1,0 +1,180 @@
+"""Test accuracy against time: this project's recipes, Keras' training of the lecture's nets, PyTorch's record recipe.
+
+python -m benchmarks.time_to_accuracy --contestants=lenet,keras-lenet [--num_seeds=5] [--keras_epochs=2]
+python -m benchmarks.time_to_accuracy
+
+Each contestant trains in processes of its own, one after the other, and its result is stored as it ends, in
+results/time_to_accuracy/NAME.json. So the comparison can be made in parts, on one machine. Then, and without
+--contestants at once, table and figure are made from all that is stored; `python -m tools.results` puts the table into
+the README.
+
+"Seconds by the clock" run from the first look at the data to the last prediction for the test set, without loading:
+clock_seconds of a run of this project, and the same of the peers. "Wall of the command" is all of it, with all seeds
+and the start of Python. "Share of Keras" is of its 20 epochs of LeNet, or of its 50 augmented epochs on CIFAR-10.
+PyTorch runs with the memory allocator set as this project sets it for itself, for its own guide advises another one
+than the default, and the recipe takes less time so. Peers: pip install -e ".[benchmarks]".
+"""
+
+import importlib.util
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from absl import app, flags
+
+from benchmarks import interleave
+from jaxconv.platform import allocator
+from tools import time_to_accuracy
+from tools.results import DOCS, LECTURE, RESULTS
+
+STORED = RESULTS / "time_to_accuracy"
+KERAS, TORCH, OURS, LADDER = time_to_accuracy.STYLES
+MNIST, CIFAR = time_to_accuracy.RECIPES
+
+
+class Contestant(NamedTuple):
+    """Who trains what."""
+
+    group: str
+    data: str
+    title: str
+
+
+CONTESTANTS = {
+    **{
+        f"keras-{net}": Contestant(KERAS, MNIST if net in ("mlp", "lenet") else CIFAR, f"Keras, {net}")
+        for net in LECTURE
+    },
+    "airbench94_muon": Contestant(TORCH, CIFAR, "PyTorch, airbench94_muon"),
+    **{net: Contestant(OURS, MNIST if net in ("mlp", "lenet") else CIFAR, f"jaxconv, {net}") for net in LECTURE},
+    "mnist_fast": Contestant(LADDER, MNIST, "jaxconv, mnist_fast"),
+    **{name: Contestant(LADDER, CIFAR, f"jaxconv, {name}") for name in ("cifar_minute", "cifar90", "cifar94")},
+}
+"""Those of this project by the names of their configs."""
+
+_CONTESTANTS = flags.DEFINE_list("contestants", [], f"Those to run, any of {', '.join(CONTESTANTS)}.")
+_NUM_SEEDS = flags.DEFINE_integer(
+    "num_seeds", None, "Seeds of each contestant; 1 for the lecture's nets and 5 for others if not given.", 1
+)
+_KERAS_EPOCHS = flags.DEFINE_integer(
+    "keras_epochs", None, "Epochs of Keras; all of the recipe if not given. The seconds of fewer are scaled to all.", 1
+)
+
+
+def run(command: list[str], environment: dict[str, str]) -> None:
+    """Run Python in the root of the repository; its output goes where ours goes.
+
+    Raises:
+        SystemExit: it failed.
+    """
+    status = subprocess.run([sys.executable, *command], env=os.environ | environment).returncode
+    if status:
+        sys.exit(f"python {' '.join(command)} ended with status {status}: what it wrote above says why.")
+
+
+def run_ours(name: str, num_seeds: int) -> dict[str, Any]:
+    """Train a config with jaxconv.seeds."""
+    command = ["-m", "jaxconv.seeds", f"--num_seeds={num_seeds}", "--at_once=1", f"--config=configs/{name}.py"]
+    with tempfile.TemporaryDirectory() as workdir:
+        run([*command, f"--workdir={workdir}"], {})
+        found = json.loads((pathlib.Path(workdir) / "seeds.json").read_text())
+        summaries = [
+            json.loads((pathlib.Path(workdir) / f"seed_{seed}" / "summary.json").read_text()) for seed in found["seeds"]
+        ]
+    return {
+        "command": " ".join(["python", *command]),
+        "accuracies": found["test_accuracy"]["values"],
+        "clock_seconds": [summary["clock_seconds"] for summary in summaries],
+        "scaled": False,
+    }
+
+
+def run_peer(command: list[str], num_seeds: int, environment: dict[str, str]) -> dict[str, Any]:
+    """Train by a module of benchmarks.peers, seed after seed."""
+    results: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as directory:
+        for seed in range(num_seeds):
+            path = pathlib.Path(directory) / f"{seed}.json"
+            run([*command, f"--seed={seed}", f"--json={path}"], environment)
+            results.append(json.loads(path.read_text()))
+    return {
+        "command": " ".join(["python", *command, "--seed=0"]),
+        "environment": environment,
+        "accuracies": [result["accuracy"] for result in results],
+        "clock_seconds": [result["seconds"] for result in results],
+        "scaled": results[0].get("scaled", False),
+        "epochs": results[0]["epochs"],
+        "recipe_epochs": results[0].get("recipe_epochs", results[0]["epochs"]),
+    }
+
+
+def measure(name: str) -> dict[str, Any]:
+    """Run a contestant, with all its seeds; return what is stored of it."""
+    import jax
+
+    from jaxconv.platform import devices
+
+    group, data, title = CONTESTANTS[name]
+    num_seeds = _NUM_SEEDS.value or (1 if group in (KERAS, OURS) else 5)
+    began = time.perf_counter()
+    if group == KERAS:
+        net = name.removeprefix("keras-")
+        epochs = [f"--epochs={_KERAS_EPOCHS.value}"] if _KERAS_EPOCHS.value else []
+        found = run_peer(["-m", "benchmarks.peers.keras_lecture", f"--net={net}", *epochs], num_seeds, {})
+        found["published"] = LECTURE[net]
+    elif group == TORCH:
+        found = run_peer(["-m", f"benchmarks.peers.{name}"], num_seeds, allocator.ENVIRONMENT)
+    else:
+        found = run_ours(name, num_seeds)
+    return {
+        "group": group,
+        "data": data,
+        "title": title,
+        "n": num_seeds,
+        **found,
+        "wall_seconds": time.perf_counter() - began,
+        "processor": devices.processor(jax.local_devices(backend="cpu")[0]),
+        "machine": interleave.machine(),
+        "versions": interleave.versions(),
+    }
+
+
+def check(names: Sequence[str]) -> None:
+    """Refuse contestants that are unknown, or whose packages are missing, before hours of the others have gone by.
+
+    Raises:
+        app.UsageError: there is one.
+    """
+    for name in names:
+        if name not in CONTESTANTS:
+            raise app.UsageError(f"--contestants: there is no {name!r}; there are {', '.join(CONTESTANTS)}.")
+        package = {KERAS: "keras", TORCH: "torch"}.get(CONTESTANTS[name].group)
+        if package and importlib.util.find_spec(package) is None:
+            raise app.UsageError(f'{name} needs {package}: pip install -e ".[benchmarks]".')
+
+
+def main(argv: list[str]) -> None:
+    """Measure and store, then print the table and draw the figure."""
+    check(_CONTESTANTS.value)
+    try:
+        for name in _CONTESTANTS.value:
+            result = measure(name)
+            STORED.mkdir(parents=True, exist_ok=True)
+            (STORED / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
+    except KeyboardInterrupt:
+        sys.exit(130)
+    if not (rows := time_to_accuracy.rows(STORED)):
+        raise app.UsageError(f"Nothing is stored in {STORED}: name --contestants to run.")
+    interleave.report("Test accuracy against time", rows, {"interrupted": False}, None)
+    print("\n".join(time_to_accuracy.notes(STORED)))
+    time_to_accuracy.plot(STORED, DOCS / "time_to_accuracy.png")
+
+
+if __name__ == "__main__":
+    app.run(main)
