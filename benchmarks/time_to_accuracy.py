@@ -149,14 +149,14 @@ def check(names: Sequence[str]) -> None:
     """Refuse contestants that are unknown, or whose packages are missing, before hours of the others have gone by.
 
     Raises:
-        app.UsageError: there is one.
+        SystemExit: there is one.
     """
     for name in names:
         if name not in CONTESTANTS:
-            raise app.UsageError(f"--contestants: there is no {name!r}; there are {', '.join(CONTESTANTS)}.")
+            sys.exit(f"--contestants: there is no {name!r}; there are {', '.join(CONTESTANTS)}.")
         package = {KERAS: "keras", TORCH: "torch"}.get(CONTESTANTS[name].group)
         if package and importlib.util.find_spec(package) is None:
-            raise app.UsageError(f'{name} needs {package}: pip install -e ".[benchmarks]".')
+            sys.exit(f'{name} needs {package}: pip install -e ".[benchmarks]".')
 
 
 def main(argv: list[str]) -> None:
@@ -170,9 +170,10 @@ def main(argv: list[str]) -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     if not (rows := time_to_accuracy.rows(STORED)):
-        raise app.UsageError(f"Nothing is stored in {STORED}: name --contestants to run.")
+        sys.exit(f"Nothing is stored in {STORED}: name --contestants to run.")
     interleave.report("Test accuracy against time", rows, {"interrupted": False}, None)
-    print("\n".join(time_to_accuracy.notes(STORED)))
+    for note in time_to_accuracy.notes(STORED):
+        print(note)
     time_to_accuracy.plot(STORED, DOCS / "time_to_accuracy.png")
 
 

@@ -240,7 +240,7 @@ def main(argv: list[str]) -> None:
     """Train, test, print and write."""
     epochs, batch_size = _EPOCHS.value, _BATCH_SIZE.value
     if batch_size > _TRAIN_EXAMPLES.value:
-        raise app.UsageError(f"--batch_size={batch_size} is more than --train_examples={_TRAIN_EXAMPLES.value}.")
+        sys.exit(f"--batch_size={batch_size} is more than --train_examples={_TRAIN_EXAMPLES.value}.")
     torch.set_num_threads(limits.cores())
     torch.manual_seed(_SEED.value)
     images, labels = load(f"train[:{_TRAIN_EXAMPLES.value}]")
