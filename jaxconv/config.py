@@ -108,6 +108,13 @@ _GROUPS = Check(
 )
 
 
+def _is_share_and_epochs(value: Any) -> bool:
+    if not (isinstance(value, tuple) and len(value) == 2):
+        return False
+    share, epochs = value
+    return _has_type(share, float) and 0 < share <= 1 and _is_size(epochs)
+
+
 def _is_group(value: Any) -> bool:
     if not (isinstance(value, tuple) and len(value) == 2):
         return False
@@ -189,6 +196,15 @@ FIELDS: dict[str, Field] = {
         'loss of a step: the "mean" over the examples of the batch, or their "sum", whose gradients are as many times '
         "as large; train_loss is the mean",
         _one_of("mean", "sum"),
+    ),
+    "progressive_resizing": Field(
+        (),
+        "sizes of the images in the first epochs, which cost less when they are small: pairs of a share of height and "
+        "width and a number of epochs, such as ((0.75, 3),); then images have their own size",
+        Check(
+            lambda value: all(map(_is_share_and_epochs, value)),
+            "a tuple of pairs, each of a number above 0 and at most 1 and a number of epochs, such as ((0.75, 3),)",
+        ),
     ),
     "label_smoothing": Field(0.0, "share of each label that is spread over all classes", _below(1)),
     "mixup": Field(

@@ -31,6 +31,7 @@ from jaxconv.runs.signature import Signature
 from jaxconv.training import memory, views
 from jaxconv.training.losses import balanced
 from jaxconv.training.optimizers import create_optimizer, create_schedule
+from jaxconv.training.phases import WHOLE, Phase, resized
 from jaxconv.training.state import Batch, Sums, TrainState, create_state
 from jaxconv.training.step import eval_step, make_train_step
 
@@ -186,7 +187,22 @@ def create(
         looks_ahead=bool(config.lookahead_steps),
     )
     memory.check_net(model, state, image_shape, config.batch_size // config.accumulate_steps, mesh)
+    _check_resizing(config, model, image_shape)
     return model, schedule, jax.device_put(state(), replicated(mesh))
+
+
+def _check_resizing(config: Config, model: nn.Module, image_shape: tuple[int, ...]) -> None:
+    def shapes(image_shape: tuple[int, ...]) -> Any:
+        init = functools.partial(model.init, train=False)
+        params = jax.eval_shape(init, jax.random.key(0), jnp.zeros((1, *image_shape)))["params"]
+        return jax.tree.map(jnp.shape, params)
+
+    for share, _ in config.progressive_resizing:
+        if shapes(resized(image_shape, share)) != shapes(image_shape):
+            raise ConfigError(
+                f"config.progressive_resizing={config.progressive_resizing} needs a net whose parameters fit images of "
+                "any size: set config.model.global_pooling to 'max' or 'average', or leave it out."
+            )
 
 
 def set_up(config: Config) -> Experiment:
@@ -268,12 +284,13 @@ def compile_train_step(
     state: TrainState,
     image_shape: tuple[int, ...],
     class_weights: Float32[np.ndarray, " num_classes"] | None = None,
+    phase: Phase = WHOLE,
 ) -> TrainStep:
-    """Compile the step of training, which consumes its state.
+    """Compile the step of training in a phase of the run. It consumes its state.
 
     `class_weights` are those of the loss. None: all are 1.
     """
-    train_step = make_train_step(config, class_weights)
+    train_step = make_train_step(config, class_weights, phase)
     with jax.set_mesh(mesh):  # for the operations that divide themselves among its devices
         compiled = jax.jit(train_step, donate_argnums=0, out_shardings=replicated(mesh))
         return compiled.lower(state, _batch_shapes(config, mesh, image_shape)).compile(compiler_options(config, mesh))

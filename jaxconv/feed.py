@@ -15,6 +15,7 @@ from jaxconv.data.examples import Examples
 from jaxconv.experiment import Experiment
 from jaxconv.parallel.mesh import own_rows, prefetch_to_devices
 from jaxconv.parallel.sharding import replicated
+from jaxconv.training.phases import WHOLE, Phase, phase_of, phases
 from jaxconv.training.state import Sums, TrainState
 from jaxconv.training.step import make_train_step
 
@@ -37,8 +38,13 @@ def open_feed(setup: Experiment, start: int, end: int) -> Feed:
 
 
 def _from_host(setup: Experiment, start: int, end: int) -> Feed:
-    config = setup.config
-    train_step = experiment.compile_train_step(config, setup.mesh, setup.state, setup.image_shape, setup.class_weights)
+    config, per_epoch = setup.config, setup.steps_per_epoch
+    compiled = {
+        phase: experiment.compile_train_step(
+            config, setup.mesh, setup.state, setup.image_shape, setup.class_weights, phase
+        )
+        for phase in phases(config, start // per_epoch, -(-end // per_epoch))
+    }
     batches = prefetch_to_devices(
         pipeline.train_batches(
             setup.train,
@@ -52,17 +58,23 @@ def _from_host(setup: Experiment, start: int, end: int) -> Feed:
         ),
         setup.mesh,
     )
-    return Feed(lambda begin: next(batches), lambda state, batch, begin, end: train_step(state, batch), many=False)
+
+    def run(state: TrainState, batch: Any, begin: int, end: int) -> tuple[TrainState, Sums]:
+        return compiled[phase_of(config, begin // per_epoch)](state, batch)
+
+    return Feed(lambda begin: next(batches), run, many=False)
 
 
 def _on_device(setup: Experiment, start: int, end: int) -> Feed:
     per_epoch = setup.steps_per_epoch
-    run, examples = compile_run(setup), device.put(setup.train, setup.mesh)
+    epochs = range(start // per_epoch, -(-end // per_epoch))
+    compiled = {phase: compile_run(setup, phase) for phase in phases(setup.config, epochs.start, epochs.stop)}
+    examples = device.put(setup.train, setup.mesh)
     numbers = device.numbers(
         len(examples.labels),
         batch_size=setup.config.batch_size,
         seed=setup.config.seed,
-        epochs=range(start // per_epoch, -(-end // per_epoch)),
+        epochs=epochs,
         augmentation=_augmentation(setup),
         mesh=setup.mesh,
     )
@@ -75,25 +87,25 @@ def _on_device(setup: Experiment, start: int, end: int) -> Feed:
         return of_epoch[epoch]
 
     def run_chunk(state: TrainState, inputs: device.Numbers, begin: int, end: int) -> tuple[TrainState, Sums]:
-        first = begin % per_epoch
+        first, run = begin % per_epoch, compiled[phase_of(setup.config, begin // per_epoch)]
         return run(state, examples, inputs, np.int32(first), np.int32(first + end - begin))
 
     return Feed(inputs, run_chunk, many=True)
 
 
-def compile_run(setup: Experiment) -> Callable[..., tuple[TrainState, Sums]]:
-    """Compile the program that does the steps of an epoch from the step `first` to the one before `last`.
+def compile_run(setup: Experiment, phase: Phase) -> Callable[..., tuple[TrainState, Sums]]:
+    """Compile the program that does the steps of an epoch, in a phase, from the step `first` to the one before `last`.
 
     It takes (state, examples, numbers, first, last), and consumes the state. With config.stop_on_nan it ends early, at
     the first step whose loss is not finite.
     """
-    return trace_run(setup).lower().compile(experiment.compiler_options(setup.config, setup.mesh))
+    return trace_run(setup, phase).lower().compile(experiment.compiler_options(setup.config, setup.mesh))
 
 
-def trace_run(setup: Experiment) -> jax.stages.Traced:
+def trace_run(setup: Experiment, phase: Phase = WHOLE) -> jax.stages.Traced:
     """Trace the program of `compile_run`."""
     config, mesh, augmentation = setup.config, setup.mesh, _augmentation(setup)
-    train_step = make_train_step(config, setup.class_weights)
+    train_step = make_train_step(config, setup.class_weights, phase)
 
     def run(
         state: TrainState,

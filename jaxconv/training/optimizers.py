@@ -107,22 +107,24 @@ def _labels(params: Any, patterns: Mapping[str, str]) -> Any:
         ConfigError: a label has no parameter.
     """
 
-    def path(keys: Any) -> str:
-        return jax.tree_util.keystr(keys, simple=True, separator="/")
-
     def label(keys: Any, _: Any) -> str:
-        return next((each for each, pattern in patterns.items() if fnmatch.fnmatchcase(path(keys), pattern)), _REST)
+        return next((each for each, pattern in patterns.items() if fnmatch.fnmatchcase(path_of(keys), pattern)), _REST)
 
     labels = jax.tree_util.tree_map_with_path(label, params)
     used = jax.tree.leaves(labels)
     for each, pattern in patterns.items():
         if each not in used:
-            paths = ", ".join(path(keys) for keys, _ in jax.tree.leaves_with_path(params))
+            paths = ", ".join(path_of(keys) for keys, _ in jax.tree.leaves_with_path(params))
             raise ConfigError(
                 f"config.optimizer.groups: {pattern!r} matches no parameter that the groups before it leave; "
                 f"the net has {paths}."
             )
     return labels
+
+
+def path_of(keys: Any) -> str:
+    """Write the path of a parameter, such as "Conv_0/kernel", from its keys in the tree."""
+    return jax.tree_util.keystr(keys, simple=True, separator="/")
 
 
 def _kernels(params: Any) -> Any:

@@ -1,5 +1,6 @@
 """One step of training and one of evaluation: pure functions of a state and a batch."""
 
+import fnmatch
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +14,8 @@ from jaxconv.config import Config
 from jaxconv.models.registry import frozen_layers
 from jaxconv.parallel.sharding import micro_batches
 from jaxconv.training.losses import cross_entropy, mix
+from jaxconv.training.optimizers import path_of
+from jaxconv.training.phases import WHOLE, Phase, resized
 from jaxconv.training.state import Batch, Sums, TrainState
 from jaxconv.training.views import mean_logits
 
@@ -29,23 +32,34 @@ def sums_of(loss: Float[Array, " batch"], logits: Float[Array, "batch num_classe
 
 
 def make_train_step(
-    config: Config, class_weights: Float[np.ndarray, " num_classes"] | None = None
+    config: Config, class_weights: Float[np.ndarray, " num_classes"] | None = None, phase: Phase = WHOLE
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Sums]]:
     """Make the step that takes a state and a batch to the next state and the sums over its epoch so far.
 
     Args:
         config: the config.
         class_weights: the weight of each class in the loss, also in that of the sums, as in Keras. None: all are 1.
+        phase: the phase of the run.
     """
     frozen = frozen_layers(config)
 
+    def with_still(path: Any, param: Any) -> Any:
+        is_still = any(fnmatch.fnmatchcase(path_of(path), pattern) for pattern in phase.still)
+        return jax.lax.stop_gradient(param) if is_still else param
+
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Sums]:
         rng = jax.random.fold_in(jax.random.wrap_key_data(state.dropout_rng), state.step)
+        if phase.share < 1:
+            image = batch["image"]
+            shape = (len(image), *resized(image.shape[1:], phase.share))
+            batch = batch | {"image": jax.image.resize(image, shape, "linear")}
         if config.mixup:
             batch = mix(batch, config.mixup, jax.random.fold_in(rng, 1))
         weights = None if class_weights is None else jnp.asarray(class_weights)
 
         def loss_of(params: Any, collections: Any, batch: Batch, rng: jax.Array) -> tuple[Any, tuple[Sums, Any]]:
+            if phase.still:
+                params = jax.tree.map_with_path(with_still, params)
             logits, collections = state.apply_fn(
                 {"params": params, **collections},
                 batch["image"],
