@@ -27,6 +27,7 @@ from jaxconv.parallel.mesh import make_mesh, own_rows, prefetch_to_devices
 from jaxconv.parallel.sharding import replicated, split_by_example
 from jaxconv.platform import cluster, devices
 from jaxconv.platform.limits import cores
+from jaxconv.runs.clock import Clock
 from jaxconv.runs.signature import Signature
 from jaxconv.training import memory, views
 from jaxconv.training.losses import balanced
@@ -205,8 +206,12 @@ def _check_resizing(config: Config, model: nn.Module, image_shape: tuple[int, ..
             )
 
 
-def set_up(config: Config) -> Experiment:
+def set_up(config: Config, clock: Clock | None = None) -> Experiment:
     """Make devices, data, net and optimizer of a resolved config, and the state before the first step.
+
+    Args:
+        config: the config.
+        clock: counts the time that it takes to fit what follows from the training examples.
 
     Returns:
         The experiment. Its config says what "auto" means for config.data.pipeline.
@@ -232,9 +237,10 @@ def set_up(config: Config) -> Experiment:
     validation = None
     if (split := config.data.validation) is not None:
         validation = check(source.load(split), source.num_classes, split, like=train)
-    normalizer = pipeline.fit_normalizer(train)
-    if config.model.whitening:
-        state = _whiten(state, config.model.whitening, train, normalizer, mesh)
+    with (clock or Clock()).counting():
+        normalizer = pipeline.fit_normalizer(train)
+        if config.model.whitening:
+            state = _whiten(state, config.model.whitening, train, normalizer, mesh)
     config = _choose_pipeline(config, (train,) if validation is None else (train, validation), mesh)
     if config.data.pipeline == "device":
         train = device.put(train, mesh)
@@ -331,6 +337,21 @@ class Evaluation(NamedTuple):
     loss: float
     accuracy: float
     probabilities: Float32[np.ndarray, "examples num_classes"]
+
+
+def ready(experiment: Experiment, examples: Examples) -> Examples:
+    """Bring a split to where `evaluate` takes its batches from, and compile what makes them on the device.
+
+    Raises:
+        ConfigError: it does not fit there.
+    """
+    if experiment.config.data.pipeline != "device":
+        return examples
+    mesh = experiment.mesh
+    examples, batch_size = device.put(examples, mesh), experiment.config.batch_size
+    batches = device.eval_batches(examples, experiment.normalizer, batch_size=batch_size, mesh=mesh)
+    jax.block_until_ready(next(batches))
+    return examples
 
 
 def evaluate(experiment: Experiment, eval_step: EvalStep, state: TrainState, examples: Examples) -> Evaluation:

@@ -43,6 +43,7 @@ _FORMATS = {
     "test_loss": "{:.4f}",
     "val_accuracy": "{:.2%}",
     "wall_seconds": "{:.1f}",
+    "clock_seconds": "{:.2f}",
 }
 """The figures, by their keys in summary.json."""
 
@@ -185,7 +186,8 @@ def summarize(directory: pathlib.Path, seeds: Sequence[int], failed: Sequence[in
     summaries = [files.read_json(_workdir(directory, seed) / "summary.json") for seed in seeds]
     found = {"command": interrupt.command(), "n": len(seeds), "seeds": list(seeds), "failed": list(failed)}
     for key in _FORMATS:
-        values = np.array([summary[key] for summary in summaries], dtype=np.float64)
+        # null becomes nan, and so does what an earlier version did not measure.
+        values = np.array([summary.get(key) for summary in summaries], dtype=np.float64)
         found[key] = {**measures.spread(values)._asdict(), "values": values.tolist()}
     files.write_atomically(directory / "seeds.json", _to_json(found))
     return found
@@ -217,7 +219,7 @@ def _to_text(found: dict[str, Any], directory: pathlib.Path) -> str:
             f"n = {found['n']}. The deviation is that of a sample. Student's 95% interval says how well so many seeds "
             "measure the mean over all seeds."
         )
-    numbers = ("test accuracy", "test loss", "validation accuracy", "wall seconds")
+    numbers = ("test accuracy", "test loss", "validation accuracy", "wall seconds", "clock seconds")
     left_out = [f"Failed and left out: {', '.join(map(str, found['failed']))}."] if found["failed"] else []
     table = tables.Table("Seeds", ("seed", *numbers), numbers, rows, findings=left_out, notes=[note])
     return f"{terminal.to_text([table])}{directory / 'seeds.json'}\n"

@@ -50,7 +50,7 @@ def train(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
     processes.check_config(config)
     if (summary := from_lead(lambda: _finished(workdir, config))) is not None:
         return summary
-    setup = experiment.set_up(config)
+    setup = experiment.set_up(config, clock)
     config = setup.config  # with what "auto" means for this data
     setup.source.examine()  # it may refuse the data, before the workdir is touched
     processes.check_data(setup.source.version, setup.source.examine().counts)
@@ -154,7 +154,12 @@ def _restore(setup: Experiment, workdir: pathlib.Path, clock: Clock) -> tuple[Tr
     console.say(f"Resumed at step {step} of {setup.last_step}.")
     if changed := files.changed_versions(progress["versions"], _versions(setup)):
         console.say(changed)
-    clock.resume(wall_seconds=progress["wall_seconds"], epoch_seconds=progress["epoch_seconds"])
+    wall_seconds = progress["wall_seconds"]
+    clock.resume(
+        wall_seconds=wall_seconds,
+        epoch_seconds=progress["epoch_seconds"],
+        clock_seconds=progress.get("clock_seconds", wall_seconds),  # an earlier version did not count it: at most this
+    )
     return jax.device_put(state, replicated(setup.mesh)), progress["history"]
 
 
@@ -187,10 +192,15 @@ def _fit(
     in_flight, signal_of_any = StepsInFlight(overlap), Largest(setup.mesh, lag=overlap)
     versions, first, size = _versions(setup), True, ChunkSize(_CHUNK_SECONDS)
     give_back = allocator.giver_back()
+    if setup.validation is not None:
+        experiment.ready(setup, setup.validation)
+    if config.stop_on_nan:
+        jax.block_until_ready(is_finite(state))  # to compile it before the clock counts
     with (
         files.open_history(workdir, history) if cluster.is_lead() else contextlib.nullcontext() as write_history,
         console.Bar(config.num_epochs, per_epoch) as bar,
         interrupt.deferred() as interrupted,
+        clock.counting(),
     ):
         clock.go_on()
         size.restart(start)
@@ -338,8 +348,13 @@ def _test(
     restored = processes.restore(functools.partial(checkpoint.restore_best, workdir, state), workdir, state)
     assert restored
     state = jax.device_put(restored[0], replicated(setup.mesh))
-    test = setup.source.load(setup.config.data.test)
-    tested = experiment.evaluate(setup, eval_step, state, test)
+    test = experiment.ready(setup, setup.source.load(setup.config.data.test))
+    with clock.counting():
+        tested = experiment.evaluate(setup, eval_step, state, test)
+    console.say(
+        f"{clock.clock_seconds:.1f} s from the first look at the data to the last prediction, without loading and "
+        "compilation."
+    )
     summary = {
         "config": setup.config.to_dict(),
         "model": setup.config.model.name,
@@ -354,6 +369,7 @@ def _test(
         "data": setup.source.examine().counts,
         "train_images_per_s": len(setup.train.labels) * len(history) / sum(epoch["seconds"] for epoch in history),
         "wall_seconds": clock.wall_seconds,
+        "clock_seconds": clock.clock_seconds,
         "devices": setup.mesh.size,
         "processes": jax.process_count(),
         "platform": setup.platform,

@@ -155,7 +155,7 @@ def read(workdir: pathlib.Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         assert record.pop("seconds") > 0
         assert record.pop("images_per_s") > 0
         assert 0 <= record.pop("data_wait") <= 1
-    for key in ("wall_seconds", "train_images_per_s"):
+    for key in ("wall_seconds", "clock_seconds", "train_images_per_s"):
         assert summary.pop(key) > 0
     return history, summary
 

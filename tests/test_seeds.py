@@ -72,7 +72,8 @@ def test_what_it_writes_and_prints(pair, tiny_config):
     assert (found["n"], found["seeds"], found["failed"]) == (2, [0, 1], [])
     summaries = [json.loads((workdir / f"seed_{seed}/summary.json").read_text()) for seed in (0, 1)]
     rows = {line[:10].strip(): line[10:].split() for line in out.splitlines()}
-    for column, key in enumerate(("test_accuracy", "test_loss", "val_accuracy", "wall_seconds")):
+    keys = ("test_accuracy", "test_loss", "val_accuracy", "wall_seconds", "clock_seconds")
+    for column, key in enumerate(keys):
         a, b = (summary[key] for summary in summaries)
         assert found[key]["values"] == [a, b]
         assert found[key]["mean"] == pytest.approx((a + b) / 2)

@@ -166,6 +166,32 @@ def test_a_run_that_goes_on_stops_early_where_it_would_have(stops_early, tmp_pat
     assert read(tmp_path / "run") == whole
 
 
+# ---- The clock of the records
+
+
+@pytest.mark.parametrize("where", ["host", "device"])
+def test_the_clock_counts_validation_and_test_but_neither_loading_nor_compilation(where, tiny, tmp_path, monkeypatch):
+    tiny.data.pipeline = where
+
+    def slow(name, seconds):
+        fast = getattr(experiment, name)
+        monkeypatch.setattr(experiment, name, lambda *arguments: time.sleep(seconds) or fast(*arguments))
+
+    slow("compile_eval_step", 4)
+    slow("ready", 2)  # of validation and of test
+    slow("evaluate", 0.5)
+    summary, workdir = train(tiny, tmp_path / "run"), tmp_path / "run"
+    assert 3 * 0.5 < summary["clock_seconds"] < summary["wall_seconds"] - 8
+
+    (workdir / "summary.json").unlink()
+    shutil.rmtree(workdir / "checkpoints" / "22")
+    again = train(tiny, workdir)
+    assert again["clock_seconds"] > 3 * 0.5
+    setup = experiment.set_up(experiment.resolve(tiny))
+    _, progress = checkpoint.restore(workdir, 11, setup.state)
+    assert 0.5 < progress["clock_seconds"] < again["clock_seconds"] - 2 * 0.5
+
+
 # ---- Test-time views
 
 

@@ -154,11 +154,20 @@ def eval_batches(
 ) -> Iterator[dict[str, Any]]:
     """Return batches on the devices that hold every example once, in order, as those of `pipeline.eval_batches`."""
     examples, n = put(examples, mesh), len(examples.labels)
+    batch = _eval_batch(*(tuple(of.tolist()) for of in normalizer), batch_size, mesh)
+    return (batch(examples, np.int32(step)) for step in range(-(-n // batch_size)))
+
+
+@functools.cache  # every evaluation of a run uses one program
+def _eval_batch(mean: tuple[float, ...], std: tuple[float, ...], batch_size: int, mesh: Mesh) -> Any:
+    """Return the program that makes the batch of a step of the splits, with a normalizer of this mean and std."""
+    normalizer = Normalizer(np.array(mean, np.float32), np.array(std, np.float32))
 
     @jax.jit
     def batch(examples: Examples, step: Int32[Array, ""]) -> dict[str, Any]:
         index = step * batch_size + jnp.arange(batch_size)
-        order = jax.lax.with_sharding_constraint(jnp.where(index < n, index, PADDING), split_by_example(mesh))
+        in_split = index < len(examples.labels)
+        order = jax.lax.with_sharding_constraint(jnp.where(in_split, index, PADDING), split_by_example(mesh))
         return take(examples, normalizer, order, None, step, None, mesh)
 
-    return (batch(examples, np.int32(step)) for step in range(-(-n // batch_size)))
+    return batch

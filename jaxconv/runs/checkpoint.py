@@ -94,6 +94,7 @@ def progress(history: list[dict[str, Any]], clock: Clock, versions: dict[str, st
         "history": history,
         "epoch_seconds": clock.epoch_seconds,
         "wall_seconds": clock.wall_seconds,
+        "clock_seconds": clock.clock_seconds,
         "versions": versions,
     }
 

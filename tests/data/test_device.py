@@ -118,6 +118,22 @@ def test_batches_without_augmentation_are_those_of_the_host(n, batch_size, seed)
     assert_equal(ours, eval_batches(examples, normalizer, batch_size=batch_size), atol=1e-6)
 
 
+def test_batches_for_evaluation_are_compiled_once(caplog):
+    examples = device.put(examples_of(21, (4, 5, 3)), MESH)
+    normalizer = fit_normalizer(examples_of(21, (4, 5, 3)))
+
+    def evaluate():
+        with jax.log_compiles():
+            for batch in device.eval_batches(examples, normalizer, batch_size=9, mesh=MESH):
+                jax.block_until_ready(batch)
+
+    evaluate()
+    assert "Compiling" in caplog.text
+    caplog.clear()
+    evaluate()
+    assert "Compiling" not in caplog.text
+
+
 def test_a_split_that_does_not_fit_is_one_sentence(monkeypatch):
     examples = examples_of(10, (4, 5, 3))  # 640 bytes
     monkeypatch.setattr(limits, "free_memory", lambda: 4 * 640)

@@ -40,10 +40,25 @@ def test_an_epoch_without_its_validation(wait):
     assert (clock.epoch_seconds, clock.data_wait) == (2, 0)
 
 
+def test_what_counts_for_records(wait):
+    clock = Clock()
+    wait(5)  # to load
+    with clock.counting():
+        wait(1)
+        assert clock.clock_seconds == 1
+    wait(7)  # to compile
+    clock.resume(wall_seconds=50, epoch_seconds=6, clock_seconds=40)
+    with clock.counting():
+        wait(2)
+        assert clock.clock_seconds == 43
+    wait(9)
+    assert (clock.clock_seconds, clock.wall_seconds) == (43, 74)
+
+
 def test_earlier_starts_count(wait):
     clock = Clock()
     wait(1)
-    clock.resume(wall_seconds=50, epoch_seconds=6)
+    clock.resume(wall_seconds=50, epoch_seconds=6, clock_seconds=0)
     wait(30)  # to compile
     clock.go_on()
     with clock.waiting(counts=lambda: True):
