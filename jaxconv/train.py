@@ -192,10 +192,7 @@ def _fit(
     in_flight, signal_of_any = StepsInFlight(overlap), Largest(setup.mesh, lag=overlap)
     versions, first, size = _versions(setup), True, ChunkSize(_CHUNK_SECONDS)
     give_back = allocator.giver_back()
-    if setup.validation is not None:
-        experiment.ready(setup, setup.validation)
-    if config.stop_on_nan:
-        jax.block_until_ready(is_finite(state))  # to compile it before the clock counts
+    _warm_up(setup, state)
     with (
         files.open_history(workdir, history) if cluster.is_lead() else contextlib.nullcontext() as write_history,
         console.Bar(config.num_epochs, per_epoch) as bar,
@@ -242,6 +239,15 @@ def _fit(
                 break
         checkpoint.wait(checkpoints, state)
     return state
+
+
+def _warm_up(setup: Experiment, state: TrainState) -> None:
+    """Compile, before the clock counts, what would be compiled at its first use."""
+    Sums.zero()
+    if setup.validation is not None:
+        experiment.ready(setup, setup.validation)
+    if setup.config.stop_on_nan:
+        jax.block_until_ready(is_finite(state))
 
 
 def _is_over(history: list[dict[str, Any]], config: Config) -> bool:

@@ -157,6 +157,20 @@ def test_parts_and_an_average_survive_a_kill_and_are_those_of_two_processes(tiny
     assert_agree(tmp_path / "two", tmp_path / "whole")
 
 
+def test_views_without_a_validation_split_are_those_of_two_processes_on_the_device(tiny_config, tmp_path):
+    flags = ["--config.data.validation=None", "--config.data.pipeline=device", "--config.num_epochs=2"]
+    flags += ["--config.evaluation.views=mirror_and_shifts"]
+    flags += ["--config.augment.horizontal_flip=False", "--config.augment.alternating_flip=True"]
+    launch(f"--config={tiny_config}", f"--workdir={tmp_path}/one", "--config.num_devices=4", *flags)
+    said, statuses = end_all(start_all(tiny_config, [tmp_path / "two", tmp_path / "two"], *flags))
+    assert statuses == [0, 0], said
+    (history, summary), (expected_history, expected) = read(tmp_path / "two"), read(tmp_path / "one")
+    losses, expected_losses = ([epoch["train_loss"] for epoch in of] for of in (history, expected_history))
+    assert losses == pytest.approx(expected_losses, rel=1e-3)
+    assert summary["test_loss"] == pytest.approx(expected["test_loss"], rel=1e-3)
+    assert (summary["best_epoch"], summary["val_accuracy"]) == (2, None)
+
+
 def test_what_processes_must_have_in_common(tiny_config, tmp_path):
     processes = start_all(tiny_config, [tmp_path / "one", tmp_path / "other"])
     said, statuses = end_all(processes)
