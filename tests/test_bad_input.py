@@ -214,11 +214,11 @@ def test_a_workdir_that_became_another_runs_meanwhile(tiny, tmp_path):
 def test_a_run_that_another_process_finished_meanwhile(tiny, tmp_path, monkeypatch, capsys):
     set_up, finished = experiment.set_up, []
 
-    def slowly(config):
+    def slowly(config, clock):
         if not finished:
             finished.append(None)
             finished[0] = train(tiny, tmp_path / "run")
-        return set_up(config)
+        return set_up(config, clock)
 
     monkeypatch.setattr(experiment, "set_up", slowly)
     assert train(tiny, tmp_path / "run") == json.loads(json.dumps(finished[0]))
