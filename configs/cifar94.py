@@ -11,6 +11,7 @@ def get_config():
     config.data.name = "cifar10"
     config.data.train = "train"
     config.data.validation = None
+    config.data.pipeline = "device"
     config.model.name = "airbench"
     config.num_epochs = 7
     config.batch_size = 500

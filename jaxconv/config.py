@@ -278,7 +278,7 @@ FIELDS: dict[str, Field] = {
         "host",
         'where batches are made: on the "host" by TensorFlow, or on the "device", which keeps the splits and does many '
         'steps in one program; "auto": on the device where the splits take no more than a quarter of its free memory, '
-        "unless a CPU would have to augment them, or where there is no TensorFlow",
+        "unless a CPU would have to interpolate them, or where there is no TensorFlow",
         _one_of("host", "device", "auto"),
     ),
     "augment.rotation": Field(

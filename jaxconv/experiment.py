@@ -273,12 +273,12 @@ def _whiten(state: TrainState, window: int, train: Examples, normalizer: pipelin
 def _choose_pipeline(config: Config, splits: tuple[Examples, ...], mesh: Mesh) -> Config:
     """Copy a config with what "auto" means for config.data.pipeline. Process 0 decides.
 
-    On a CPU, TensorFlow augments faster, and on threads of its own.
+    On a CPU, TensorFlow interpolates faster, and on threads of its own.
     """
     if config.data.pipeline != "auto":
         return config
     chosen = config.copy_and_resolve_references()
-    slow = mesh.devices.flat[0].platform == "cpu" and augment.is_on(config.augment)
+    slow = mesh.devices.flat[0].platform == "cpu" and augment.interpolates(config.augment)
     on_device = from_lead(lambda: not is_installed() or (device.fits(splits, mesh) and not slow))
     chosen.data.pipeline = "device" if on_device else "host"
     return chosen

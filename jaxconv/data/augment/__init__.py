@@ -2,6 +2,6 @@
 
 from jaxconv.data.augment import arrays
 from jaxconv.data.augment.draws import DRAWS, draws
-from jaxconv.data.augment.transform import FILLS, apply, check, is_on, parameters, transformer
+from jaxconv.data.augment.transform import FILLS, apply, check, interpolates, is_on, parameters, transformer
 
-__all__ = ["DRAWS", "FILLS", "apply", "arrays", "check", "draws", "is_on", "parameters", "transformer"]
+__all__ = ["DRAWS", "FILLS", "apply", "arrays", "check", "draws", "interpolates", "is_on", "parameters", "transformer"]

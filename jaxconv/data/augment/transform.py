@@ -18,22 +18,12 @@ from jaxconv.config import Config, choose
 from jaxconv.data.augment.arrays import Operations, tensorflow
 from jaxconv.data.augment.draws import DRAWS
 from jaxconv.data.augment.noise import normal
-from jaxconv.data.augment.warp import FILLS, warp
+from jaxconv.data.augment.warp import FILLS, move, warp
 from jaxconv.data.tensorflow import import_tensorflow
 from jaxconv.errors import ConfigError
 
-_GEOMETRIC = (
-    "rotation",
-    "shear",
-    "rescaling",
-    "zoom",
-    "width_shift",
-    "height_shift",
-    "crop_padding",
-    "horizontal_flip",
-    "alternating_flip",
-    "vertical_flip",
-)
+_BY_WHOLE_PIXELS = ("crop_padding", "horizontal_flip", "alternating_flip", "vertical_flip")
+_INTERPOLATED = ("rotation", "shear", "rescaling", "zoom", "width_shift", "height_shift")
 _NOT_FOR_SIGNALS = ("rotation", "shear", "height_shift", "vertical_flip")
 _FOR_BYTES = ("brightness", "contrast")
 
@@ -41,6 +31,11 @@ _FOR_BYTES = ("brightness", "contrast")
 def is_on(config: Config) -> bool:
     """Return whether config.augment turns any transformation on."""
     return any(value for field, value in config.items() if field != "fill")
+
+
+def interpolates(config: Config) -> bool:
+    """Return whether a transformation of config.augment interpolates between pixels, which takes time."""
+    return any(config[field] for field in _INTERPOLATED)
 
 
 def check(config: Config, image_shape: tuple[int, ...], dtype: np.dtype) -> None:
@@ -86,7 +81,8 @@ def parameters(xp: Operations, draws: Any, config: Config, image_shape: tuple[in
 
     Returns:
         A dict of arrays, float32 (batch,). It holds the parameters of the transformations that are on. If any
-        geometric transformation is on, it holds all geometric parameters.
+        geometric transformation is on, it holds shifts and flips, and if one has to interpolate, all geometric
+        parameters.
 
         - rotation, shear: in degrees.
         - zoom_x, zoom_y: factors. A factor below 1 enlarges the image.
@@ -110,18 +106,21 @@ def parameters(xp: Operations, draws: Any, config: Config, image_shape: tuple[in
         return xp.where(uniform[name] < 0.5, -1.0, 1.0) if on else xp.ones_like(uniform[name])
 
     result: dict[str, Any] = {}
-    if any(config[field] for field in _GEOMETRIC):
-        rescaling = 1 + between("rescaling", config.rescaling)
+    if interpolates(config) or any(config[field] for field in _BY_WHOLE_PIXELS):
         padding_y = 0 if len(image_shape) == 2 else config.crop_padding
+        result |= {
+            "shift_x": between("shift_x", config.width_shift * width) + crop("crop_x", config.crop_padding),
+            "shift_y": between("shift_y", config.height_shift * height) + crop("crop_y", padding_y),
+            "flip_x": flip("flip_x", config.horizontal_flip or config.alternating_flip),
+            "flip_y": flip("flip_y", config.vertical_flip),
+        }
+    if interpolates(config):
+        rescaling = 1 + between("rescaling", config.rescaling)
         result |= {
             "rotation": between("rotation", config.rotation),
             "shear": between("shear", config.shear),
             "zoom_x": rescaling * (1 + between("zoom_x", config.zoom)),
             "zoom_y": rescaling * (1 + between("zoom_y", config.zoom)),
-            "shift_x": between("shift_x", config.width_shift * width) + crop("crop_x", config.crop_padding),
-            "shift_y": between("shift_y", config.height_shift * height) + crop("crop_y", padding_y),
-            "flip_x": flip("flip_x", config.horizontal_flip or config.alternating_flip),
-            "flip_y": flip("flip_y", config.vertical_flip),
         }
     if config.channel_shift:
         result["channel_shift"] = between("channel_shift", config.channel_shift)
@@ -180,6 +179,8 @@ def _transform(xp: Operations, images: Any, params: dict[str, Any], config: Conf
     _, frames, height, width, channels = images.shape
     if "rotation" in params:
         images = warp(xp, images, params, config.fill)
+    elif "flip_x" in params:
+        images = move(xp, images, params, config.fill)
     images = xp.astype(images, "float32")
 
     def each(name: str) -> Any:

@@ -30,22 +30,49 @@ def warp(xp: Operations, images: Any, params: dict[str, Any], fill: str) -> Any:
     first_pixel = xp.reshape(xp.arange(batch * frames), [batch, frames, 1, 1]) * (height * width)
     pixels = xp.reshape(images, [-1, channels])
 
-    def inside(index: Any, size: int) -> Any:
-        if fill == "reflect":
-            index = xp.mod(index, 2 * size)
-            return xp.minimum(index, 2 * size - 1 - index)
-        return xp.clip(index, 0, size - 1)
-
     def corner(down: int, right: int) -> Any:
         row, column = xp.astype(top, "int32") + down, xp.astype(left, "int32") + right
         share = (bottom_share if down else 1 - bottom_share) * (right_share if right else 1 - right_share)
         if fill == "constant":
-            is_inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
-            share = xp.where(is_inside, share, 0.0)
-        index = first_pixel + inside(row, height) * width + inside(column, width)
+            share = xp.where(_is_inside(row, height) & _is_inside(column, width), share, 0.0)
+        index = first_pixel + _inside(xp, row, height, fill) * width + _inside(xp, column, width, fill)
         return xp.astype(xp.take(pixels, index), "float32") * share[..., None]
 
     return corner(0, 0) + corner(0, 1) + corner(1, 0) + corner(1, 1)
+
+
+def move(xp: Operations, images: Any, params: dict[str, Any], fill: str) -> Any:
+    """Compute `warp` for flips and shifts by whole pixels, which need no interpolation. It is several times as fast.
+
+    Arguments are those of `warp`. The result is equal to its result bit for bit, in the dtype of the images.
+    """
+    batch, frames, height, width, channels = xp.shape(images)[0], *images.shape[1:]
+
+    def source(axis: str, size: int) -> Any:
+        """Return which rows or columns of the input those of the output are, int32 (batch, size)."""
+        flip, shift, middle = params[f"flip_{axis}"][:, None], params[f"shift_{axis}"][:, None], (size - 1) / 2
+        return xp.astype(flip * (xp.arange(size, "float32") - middle) + middle + shift, "int32")
+
+    rows, columns = source("y", height)[:, None, :, None], source("x", width)[:, None, None, :]
+    first_pixel = xp.reshape(xp.arange(batch * frames), [batch, frames, 1, 1]) * (height * width)
+    index = first_pixel + _inside(xp, rows, height, fill) * width + _inside(xp, columns, width, fill)
+    moved = xp.take(xp.reshape(images, [-1, channels]), index)
+    if fill == "constant":
+        is_inside = _is_inside(rows, height) & _is_inside(columns, width)
+        moved = moved * xp.astype(is_inside[..., None], moved.dtype)
+    return moved
+
+
+def _is_inside(index: Any, size: int) -> Any:
+    return (index >= 0) & (index < size)
+
+
+def _inside(xp: Operations, index: Any, size: int, fill: str) -> Any:
+    """Return the pixel that fills each place, also beyond the edges."""
+    if fill == "reflect":
+        index = xp.mod(index, 2 * size)
+        return xp.minimum(index, 2 * size - 1 - index)
+    return xp.clip(index, 0, size - 1)
 
 
 def _matrices(xp: Operations, params: dict[str, Any], height: int, width: int) -> tuple[Any, ...]:

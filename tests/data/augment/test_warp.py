@@ -130,3 +130,19 @@ def test_each_clip_has_its_own_parameters():
     params = {name: tf.constant([value, value], tf.float32) for name, value in IDENTITY.items()}
     ours = transformer()(tf.constant(clips), params | {"flip_x": tf.constant([1.0, -1.0])}).numpy()
     np.testing.assert_array_equal(ours, [clips[0], clips[1, :, :, ::-1]])
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    shift_x=st.integers(-15, 15),
+    shift_y=st.integers(-15, 15),
+    flip_x=st.sampled_from([-1.0, 1.0]),
+    flip_y=st.sampled_from([-1.0, 1.0]),
+    fill=st.sampled_from(augment.FILLS),
+    shape=st.sampled_from([(12, 12, 3), (9, 14, 2)]),
+)
+def test_moves_by_whole_pixels_equal_interpolation_bit_for_bit(shift_x, shift_y, flip_x, flip_y, fill, shape):
+    moves = {"shift_x": float(shift_x), "shift_y": float(shift_y), "flip_x": flip_x, "flip_y": flip_y}
+    images = photo(2, shape)
+    interpolated = transform(images, {"fill": fill}, **IDENTITY | moves)
+    np.testing.assert_array_equal(transform(images, {"fill": fill}, **moves), interpolated)
