@@ -29,7 +29,7 @@ from jaxconv.training.state import Sums, TrainState, is_finite, take_layers
 _MAX_DATA_WAIT = 0.05
 """The share of an epoch's time that the step may wait for data before the run says so."""
 
-_CHUNK_SECONDS = 0.5
+_CHUNK_SECONDS = 2.0
 """About how long the steps on the device may take between two looks of the host, for signals and the bar."""
 
 
