@@ -10,8 +10,9 @@ import sys
 import numpy as np
 import pytest
 
-from benchmarks import communication
-from tests.conftest import ROOT
+from benchmarks import communication, step_cost
+from jaxconv.models import registry, summary
+from tests.conftest import ROOT, TINY_SHAPE
 from tools.results import plot_scaling, scaling_tables
 
 PROGRAM = """
@@ -224,3 +225,15 @@ def test_the_parts_of_the_record_recipe():
     assert first[0] == second[0] == [3, 3, 32, 32]
     assert first[1] == first[2]
     assert len({*first[2], *second[2]}) == 6
+
+
+def test_the_cost_of_a_step_is_about_three_times_that_of_the_forward_pass(tiny):
+    """One pass forward, one for the gradient of the activations and one for that of the parameters, in each phase."""
+    tiny.model.filters, tiny.model.global_pooling = ((16, 16),), "average"
+    tiny.progressive_resizing, tiny.num_epochs = ((0.5, 1),), 3
+    first, rest = step_cost.count(tiny)
+    assert (first["phase"]["share"], first["steps"], rest["phase"]["share"], rest["steps"]) == (0.5, 11, 1.0, 22)
+    model = registry.create_model(tiny.model, 4)
+    forward = sum(2 * layer.multiplications for layer in summary.layers(summary.trace(model, TINY_SHAPE)))
+    assert 2 * forward < rest["flops"] / tiny.batch_size < 4 * forward
+    assert 0.2 < first["flops"] / rest["flops"] < 0.4

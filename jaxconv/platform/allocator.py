@@ -8,6 +8,8 @@ import sys
 import time
 from collections.abc import Callable
 
+import psutil
+
 from jaxconv.platform import accelerators, switches
 
 _TUNABLES = {
@@ -18,6 +20,9 @@ _TUNABLES = {
 }
 ENVIRONMENT = {"GLIBC_TUNABLES": ":".join(f"glibc.malloc.{name}={value}" for name, value in _TUNABLES.items())}
 """What glibc reads when a process starts. Other C libraries, and glibc before 2.35, ignore it."""
+
+_GROWN = 1.1
+"""Growth of the resident memory from which on free memory goes back to the system."""
 
 
 def restart_with_huge_pages() -> None:
@@ -34,19 +39,26 @@ def restart_with_huge_pages() -> None:
 
 
 def giver_back(seconds: float = 2.0) -> Callable[[], object]:
-    """Return a function that gives the free memory of this process back to the system, at most every so many seconds.
+    """Return a function that gives the free memory of this process back to the system, where the process has grown.
 
     `ENVIRONMENT` keeps freed memory in the process, in pieces. A step that fits into none of them takes more memory
-    from the system, and the process grows. Without `ENVIRONMENT` the function does nothing.
+    from the system, and the process grows. What is given back faults in again, so the function looks at most every so
+    many seconds, and acts if the process has grown by a tenth. Without `ENVIRONMENT` it does nothing.
     """
     keeps = ENVIRONMENT.items() <= os.environ.items()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if keeps else None
-    last = time.monotonic()
+    resident = psutil.Process().memory_info
+    last, usual = time.monotonic(), 0
 
     def give_back() -> None:
-        nonlocal last
-        if trim and time.monotonic() - last >= seconds:
+        nonlocal last, usual
+        if trim is None or time.monotonic() - last < seconds:
+            return
+        if usual == 0:
+            usual = resident().rss  # with what the steps since took again
+        elif resident().rss > _GROWN * usual:
             trim(ctypes.c_size_t(0))
-            last = time.monotonic()
+            usual = 0
+        last = time.monotonic()
 
     return give_back

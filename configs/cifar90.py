@@ -1,0 +1,37 @@
+"""90% on CIFAR-10 in little more than a minute on two cores.
+
+python launch.py --config=configs/cifar90.py
+
+The recipe of configs/cifar94.py with a narrower net and fewer epochs.
+"""
+
+from jaxconv.config import default_config
+
+
+def get_config():
+    config = default_config()
+    config.data.name = "cifar10"
+    config.data.train = "train"
+    config.data.validation = None
+    config.data.pipeline = "device"
+    config.model.name = "airbench"
+    config.model.filters = ((32, 32), (128, 128), (256, 256))
+    config.num_epochs = 3
+    config.batch_size = 500
+    config.compute_dtype = "bfloat16"
+    config.progressive_resizing = ((0.75, 1),)
+    config.label_smoothing = 0.1
+    config.loss_reduction = "sum"
+    config.augment.alternating_flip = True
+    config.augment.crop_padding = 2
+    config.augment.fill = "reflect"
+    config.optimizer.name = "muon"
+    config.optimizer.learning_rate = 0.16
+    config.optimizer.momentum = 0.6
+    config.optimizer.schedule = "linear"
+    config.optimizer.groups = (
+        ("*/bias", {"name": "sgd", "momentum": 0.85, "learning_rate": 0.053}),
+        ("logits/kernel", {"name": "sgd", "momentum": 0.85, "learning_rate": 0.67}),
+    )
+    config.evaluation.views = "mirror"
+    return config
