@@ -1,8 +1,9 @@
-"""90% on CIFAR-10 in little more than a minute on two cores.
+"""90% on CIFAR-10 in a minute and a half on two cores.
 
 python launch.py --config=configs/cifar90.py
 
-The recipe of configs/cifar94.py with a narrower net and fewer epochs.
+The recipe of configs/cifar94.py with a narrower net and fewer epochs. The first group of filters stands still in the last
+epoch, which costs no accuracy.
 """
 
 from jaxconv.config import default_config
@@ -15,11 +16,11 @@ def get_config():
     config.data.validation = None
     config.data.pipeline = "device"
     config.model.name = "airbench"
-    config.model.filters = ((32, 32), (128, 128), (256, 256))
-    config.num_epochs = 3
+    config.model.filters = ((32, 32), (128, 128), (224, 224))
+    config.num_epochs = 4
     config.batch_size = 500
     config.compute_dtype = "bfloat16"
-    config.progressive_resizing = ((0.75, 1),)
+    config.progressive_resizing = ((0.625, 1), (0.75, 1))
     config.label_smoothing = 0.1
     config.loss_reduction = "sum"
     config.augment.alternating_flip = True
@@ -29,9 +30,13 @@ def get_config():
     config.optimizer.learning_rate = 0.16
     config.optimizer.momentum = 0.6
     config.optimizer.schedule = "linear"
+    biases = {"name": "sgd", "momentum": 0.85, "learning_rate": 0.053}
     config.optimizer.groups = (
-        ("*/bias", {"name": "sgd", "momentum": 0.85, "learning_rate": 0.053}),
-        ("logits/kernel", {"name": "sgd", "momentum": 0.85, "learning_rate": 0.67}),
+        ("Whitening_0/bias", biases | {"epochs": 1}),
+        ("Conv_[01]/kernel", {"epochs": 3}),  # what stands still needs no gradient
+        ("BatchNorm_[01]/*", biases | {"epochs": 3}),
+        ("*/bias", biases),
+        ("logits/kernel", biases | {"learning_rate": 0.67}),
     )
     config.evaluation.views = "mirror"
     return config

@@ -15,12 +15,12 @@ def get_config():
     config.data.validation = None
     config.data.pipeline = "device"
     config.model.name = "airbench"
-    config.model.filters = ((24, 24), (48, 48))
-    config.model.whitening = 3
+    config.model.filters = ((16, 32), (64, 64))
     config.model.activation = "relu"
-    config.num_epochs = 2
+    config.num_epochs = 3
     config.batch_size = 250
     config.compute_dtype = "bfloat16"
+    config.progressive_resizing = ((0.75, 1),)
     config.loss_reduction = "sum"
     config.augment.crop_padding = 2
     config.optimizer.name = "muon"
