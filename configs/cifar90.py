@@ -2,8 +2,8 @@
 
 python launch.py --config=configs/cifar90.py
 
-The recipe of configs/cifar94.py with a narrower net and fewer epochs. The first group of filters stands still in the last
-epoch, which costs no accuracy.
+The recipe of configs/cifar94.py with a narrower net and fewer epochs. The first group of filters stands still in the
+last epoch, which then costs less.
 """
 
 from jaxconv.config import default_config

@@ -2,8 +2,8 @@
 
 python launch.py --config=configs/resnet18.py
 
-The recipe is the usual one: SGD with Nesterov momentum, weight decay, crops and flips, a cosine over 200 epochs. Nobody has
-trained it to its end here yet.
+The recipe is the usual one: SGD with Nesterov momentum, weight decay, crops and flips, a cosine over 200 epochs. Nobody
+has trained it to its end here yet.
 """
 
 from jaxconv.config import default_config
