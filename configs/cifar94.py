@@ -1,6 +1,10 @@
-"""94% on CIFAR-10 in minutes on two cores: airbench94's net and Muon, in bfloat16.
+"""Towards 94% on CIFAR-10 in minutes on two cores: airbench94's net, with Muon in bfloat16 (arXiv:2404.00498).
 
 python launch.py --config=configs/cifar94.py
+
+Against the record recipe for a GPU: batches of 500, smaller images in the first three epochs, a smaller rate for Muon,
+less label smoothing, and the first group of filters stands still in the last epoch. benchmarks/LOG.md says what each of
+these brought, and which accuracy was measured.
 """
 
 from jaxconv.config import default_config
@@ -10,27 +14,29 @@ def get_config():
     config = default_config()
     config.data.name = "cifar10"
     config.data.train = "train"
-    config.data.validation = None
+    config.data.validation = None  # the last epoch counts
     config.data.pipeline = "device"
     config.model.name = "airbench"
-    config.num_epochs = 7
+    config.num_epochs = 9
     config.batch_size = 500
     config.compute_dtype = "bfloat16"
-    config.label_smoothing = 0.2
+    config.progressive_resizing = ((0.625, 1), (0.75, 2))
+    config.label_smoothing = 0.1
     config.loss_reduction = "sum"
     config.augment.alternating_flip = True
     config.augment.crop_padding = 2
     config.augment.fill = "reflect"
     config.optimizer.name = "muon"
-    config.optimizer.learning_rate = 0.24
+    config.optimizer.learning_rate = 0.18
     config.optimizer.momentum = 0.6
     config.optimizer.schedule = "linear"
-    sgd = {"name": "sgd", "momentum": 0.85}
+    biases = {"name": "sgd", "momentum": 0.85, "learning_rate": 0.053}
     config.optimizer.groups = (
-        ("Whitening_0/bias", sgd | {"learning_rate": 0.053, "epochs": 3}),
-        ("*/bias", sgd | {"learning_rate": 0.053}),
-        ("logits/kernel", sgd | {"learning_rate": 0.67}),
+        ("Whitening_0/bias", biases | {"epochs": 1}),
+        ("Conv_[01]/kernel", {"epochs": 8}),  # what stands still needs no gradient
+        ("BatchNorm_[01]/*", biases | {"epochs": 8}),
+        ("*/bias", biases),
+        ("logits/kernel", biases | {"learning_rate": 0.67}),
     )
     config.evaluation.views = "mirror_and_shifts"
-    config.report = False
     return config
