@@ -343,8 +343,8 @@ FIELDS: dict[str, Field] = {
     ),
     "model.name": Field(
         "lenet",
-        'member of the family: "mlp", "lenet", "cifar_simple", "cifar_deep" or "airbench"; it gives the other model '
-        "fields that are None their values",
+        'member of the family: "mlp", "lenet", "cifar_simple", "cifar_deep", "airbench" or "resnet18"; it gives the '
+        "other model fields that are None their values, as far as the net has them",
     ),
     "model.filters": Field(tuple, "filters of each convolution, by stage", _STAGES),
     "model.kernel_size": Field(int | tuple, "size of the kernel of each convolution", _sizes_at_each("convolution")),
