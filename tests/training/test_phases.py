@@ -61,7 +61,8 @@ def test_a_step_on_smaller_images_is_a_step_on_resized_images(tiny):
 
 
 def test_parameters_that_stand_still_need_no_gradient_and_others_move_as_before(tiny):
-    tiny.optimizer.name, tiny.optimizer.groups = "sgd", (("Conv_0/*", {"epochs": 0.0}),)
+    tiny.ops, tiny.optimizer.name = "stock", "sgd"
+    tiny.optimizer.groups = (("Conv_0/*", {"epochs": 0.0}),)
     config, state, batch = state_and_batch(tiny)
     whole, still = (jax.jit(make_train_step(config, phase=phase)) for phase in (WHOLE, phase_of(config, 0)))
     expected, found = whole(state, batch)[0], still(state, batch)[0]
