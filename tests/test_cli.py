@@ -62,7 +62,11 @@ def test_wrong_command_lines(arguments, parts):
         ),
         (
             "from ml_collections import ConfigDict\ndef get_config():\n    return ConfigDict({'seed': 0})\n",
-            ["lacks accumulate_steps, augment.brightness", ", batch_size,", "default_config()"],
+            [
+                "lacks accumulate_steps, augment.alternating_flip, augment.brightness",
+                ", batch_size,",
+                "default_config()",
+            ],
         ),
     ],
 )

@@ -15,7 +15,7 @@ from jaxconv.training.state import Sums, create_state
 from jaxconv.training.step import eval_step, make_train_step
 from tests.ops.conftest import FORMS
 
-SHAPES = {"mlp": (28, 28, 1), "lenet": (28, 28, 1), "cifar_simple": (32, 32, 3), "cifar_deep": (32, 32, 3)}
+SHAPES = {name: (28, 28, 1) if name in ("mlp", "lenet") else (32, 32, 3) for name in MEMBERS}
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,9 @@ def test_resolve(monkeypatch, ops, platform, available, recorded, resolved):
 def steps(name, form, batch_norm, dtype="float32"):
     """The traced steps of training and evaluation of a net."""
     config = default_config()
-    config.model.name, config.model.batch_norm, config.mixup = name, batch_norm, 0.2
+    config.model.name, config.mixup = name, 0.2
+    if batch_norm and name != "resnet18":  # which always has it
+        config.model.batch_norm = True
     model = create_model(config.model, 10, dispatch.KERNELS[form], dtype=dtype)
     state = jax.eval_shape(lambda: create_state(model, optax.adam(0.1), SHAPES[name], 0))
     shapes = {"image": ((8, *SHAPES[name]), jnp.float32), "label": ((8,), jnp.int32), "weight": ((8,), jnp.float32)}

@@ -19,6 +19,7 @@ from jaxconv.errors import ConfigError, UserError
 from jaxconv.evaluate import evaluate
 from jaxconv.runs import checkpoint
 from jaxconv.runs import workdir as files
+from jaxconv.training import optimizers
 
 # Orbax leaves coroutines behind when it cannot read what they were to read.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -348,7 +349,7 @@ def test_no_checkpoint_holds_a_parameter_that_is_not_finite(tiny, tmp_path, monk
     def poison(*arguments, **keywords):
         return lambda step: jnp.where(step == poisoned_step - 1, jnp.nan, 1e-3)
 
-    monkeypatch.setattr(experiment, "create_schedule", poison)
+    monkeypatch.setattr(optimizers, "create_schedule", poison)
     tiny.checkpoint_every_steps = 4
     with pytest.raises(UserError, match=said):
         train.train(tiny, tmp_path / "run")
