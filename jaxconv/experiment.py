@@ -193,6 +193,12 @@ def create(
 
 
 def _check_resizing(config: Config, model: nn.Module, image_shape: tuple[int, ...]) -> None:
+    """Check that one set of parameters fits all sizes of config.progressive_resizing.
+
+    Raises:
+        ConfigError: it does not.
+    """
+
     def shapes(image_shape: tuple[int, ...]) -> Any:
         init = functools.partial(model.init, train=False)
         params = jax.eval_shape(init, jax.random.key(0), jnp.zeros((1, *image_shape)))["params"]

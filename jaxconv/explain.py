@@ -157,6 +157,8 @@ def _notes(explanation: Explanation) -> list[str]:
         notes.append(
             "The parameter bytes of batch norm contain its running mean and variance, which are no parameters."
         )
+    if "whitening" in kinds:
+        notes.append("The parameter bytes of whitening contain its kernel, which is not trained and no parameter.")
     if compiled.flops is not None:
         notes.append(
             f"XLA counts {compiled.flops:,} flops in the program that it compiles for {compiled.platform}; "

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -118,13 +119,12 @@ class ConvNet(nn.Module):
             ConfigError: a field does not fit the input, or a layer leaves nothing of it.
         """
         activation = choose("model.activation", self.activation, ACTIVATIONS)
-        padding = choose("model.padding", self.padding, PADDINGS)
         convolution, pooling = self._layers(spatial=x.ndim - 2)
         pools_first = self.pooling == "max" and self.activation in MONOTONE and self.pool_place == "last"
 
         def convolve(x: Array, filters: int, place: str) -> Array:
             layer = convolution(filters)
-            _check_fits(place, x, padding, layer.kernel_size, "kernel_size", "padding")
+            _check_fits(place, x, layer.padding, layer.kernel_size, "kernel_size", "padding")
             return layer(x)
 
         def normalise(x: Array, stage: int) -> Array:
@@ -224,7 +224,7 @@ def _for_each_dimension(field: str, value: int | Sequence[int], spatial: int, la
     return sizes
 
 
-def _check_fits(place: str, x: Array, padding: str, window: Sequence[int], size_field: str, padding_field: str) -> None:
+def _check_fits(place: str, x: Array, padding: Any, window: Sequence[int], size_field: str, padding_field: str) -> None:
     """Check that a window fits into the input of a layer at least once."""
     sizes = x.shape[1:-1]
     if padding == "VALID" and any(size < side for size, side in zip(sizes, window, strict=True)):

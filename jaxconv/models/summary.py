@@ -106,9 +106,8 @@ def layers(traced: Trace) -> list[Layer]:
     listed = []
     for call in traced.calls:
         window, strides = _window(call, len(sizes))
-        if isinstance(
-            call.module, Shortcut
-        ):  # it sees what the block sees, and the block goes on from its other branch
+        if isinstance(call.module, Shortcut):
+            # It sees what the block sees. The block goes on from its other branch.
             before = next(layer for layer in reversed(listed) if layer.output_shape == call.input_shape)
             listed.append(_layer(call, window, strides, before.receptive_field))
             continue

@@ -1,7 +1,7 @@
 """From config.optimizer to an optax optimizer and its learning rate schedule."""
 
 import fnmatch
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -85,44 +85,45 @@ def create_optimizer(
     rest = parts("optimizer", {})
     if not config.groups:
         return optax.chain(*clip, *rest)
-    patterns: dict[str, str] = {}
     chains: dict[Hashable, optax.GradientTransformation] = {_REST: optax.chain(*rest)}
     for number, (pattern, settings) in enumerate(config.groups):
-        patterns[f"group_{number}"] = pattern
         chains[f"group_{number}"] = optax.chain(*parts(f"optimizer.groups[{pattern!r}]", settings))
-    return optax.chain(*clip, optax.partition(chains, lambda params: _labels(params, patterns)))
+    return optax.chain(*clip, optax.partition(chains, lambda params: _labels(params, config.groups)))
 
 
-def _labels(params: Any, patterns: Mapping[str, str]) -> Any:
-    """Label each parameter by the first pattern that matches its path, such as "Conv_0/kernel".
+def group_of(keys: Any, groups: Sequence[tuple[str, Any]]) -> int | None:
+    """Return the number of the first of config.optimizer.groups whose pattern matches a parameter; None: no group.
 
     Args:
-        params: the parameters.
-        patterns: the pattern of each label.
+        keys: the keys of the parameter in the tree, as of jax.tree.map_with_path.
+        groups: config.optimizer.groups.
+    """
+    path = _path(keys)
+    return next((n for n, (pattern, _) in enumerate(groups) if fnmatch.fnmatchcase(path, pattern)), None)
 
-    Returns:
-        The label of each parameter; _REST where no pattern matches.
+
+def _labels(params: Any, groups: Sequence[tuple[str, Any]]) -> Any:
+    """Label each parameter by its group, `_REST` for none.
 
     Raises:
-        ConfigError: a label has no parameter.
+        ConfigError: a group has no parameter.
     """
-
-    def label(keys: Any, _: Any) -> str:
-        return next((each for each, pattern in patterns.items() if fnmatch.fnmatchcase(path_of(keys), pattern)), _REST)
-
-    labels = jax.tree_util.tree_map_with_path(label, params)
-    used = jax.tree.leaves(labels)
-    for each, pattern in patterns.items():
-        if each not in used:
-            paths = ", ".join(path_of(keys) for keys, _ in jax.tree.leaves_with_path(params))
+    found = {_path(keys): group_of(keys, groups) for keys, _ in jax.tree.leaves_with_path(params)}
+    for number, (pattern, _) in enumerate(groups):
+        if number not in found.values():
             raise ConfigError(
                 f"config.optimizer.groups: {pattern!r} matches no parameter that the groups before it leave; "
-                f"the net has {paths}."
+                f"the net has {', '.join(found)}."
             )
-    return labels
+
+    def label(keys: Any, _: Any) -> str:
+        number = found[_path(keys)]
+        return _REST if number is None else f"group_{number}"
+
+    return jax.tree.map_with_path(label, params)
 
 
-def path_of(keys: Any) -> str:
+def _path(keys: Any) -> str:
     """Write the path of a parameter, such as "Conv_0/kernel", from its keys in the tree."""
     return jax.tree_util.keystr(keys, simple=True, separator="/")
 

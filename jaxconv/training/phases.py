@@ -10,8 +10,9 @@ class Phase(NamedTuple):
 
     share: float = 1.0
     """The share of their height and width, or length, to which images are brought."""
-    still: tuple[str, ...] = ()
-    """Patterns of the paths of parameters whose learning rate is 0, so that they need no gradient."""
+    still: tuple[int, ...] = ()
+    """Numbers of the groups of config.optimizer.groups whose learning rate has come to 0. Their parameters get no
+    gradient, and do not count in config.clip_norm."""
 
 
 WHOLE = Phase()
@@ -20,9 +21,8 @@ WHOLE = Phase()
 
 def phase_of(config: Config, epoch: int) -> Phase:
     """Return the phase of an epoch, from 0."""
-    still = tuple(
-        pattern for pattern, settings in config.optimizer.groups if epoch >= settings.get("epochs", config.num_epochs)
-    )
+    lengths = [settings.get("epochs", config.num_epochs) for _, settings in config.optimizer.groups]
+    still = tuple(number for number, epochs in enumerate(lengths) if epoch >= epochs)
     first = 0
     for share, epochs in config.progressive_resizing:
         if first <= epoch < first + epochs:

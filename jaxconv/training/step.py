@@ -1,6 +1,5 @@
 """One step of training and one of evaluation: pure functions of a state and a batch."""
 
-import fnmatch
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +13,7 @@ from jaxconv.config import Config
 from jaxconv.models.registry import frozen_layers
 from jaxconv.parallel.sharding import micro_batches
 from jaxconv.training.losses import cross_entropy, mix
-from jaxconv.training.optimizers import path_of
+from jaxconv.training.optimizers import group_of
 from jaxconv.training.phases import WHOLE, Phase, resized
 from jaxconv.training.state import Batch, Sums, TrainState
 from jaxconv.training.views import mean_logits
@@ -43,8 +42,8 @@ def make_train_step(
     """
     frozen = frozen_layers(config)
 
-    def with_still(path: Any, param: Any) -> Any:
-        is_still = any(fnmatch.fnmatchcase(path_of(path), pattern) for pattern in phase.still)
+    def without_gradient(keys: Any, param: Any) -> Any:
+        is_still = group_of(keys, config.optimizer.groups) in phase.still
         return jax.lax.stop_gradient(param) if is_still else param
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Sums]:
@@ -59,7 +58,7 @@ def make_train_step(
 
         def loss_of(params: Any, collections: Any, batch: Batch, rng: jax.Array) -> tuple[Any, tuple[Sums, Any]]:
             if phase.still:
-                params = jax.tree.map_with_path(with_still, params)
+                params = jax.tree.map_with_path(without_gradient, params)
             logits, collections = state.apply_fn(
                 {"params": params, **collections},
                 batch["image"],

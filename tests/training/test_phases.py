@@ -20,7 +20,7 @@ def test_the_phases_of_a_run():
     config.num_epochs = 7
     config.progressive_resizing = ((0.5, 2), (0.75, 1))
     config.optimizer.groups = (("*/bias", {"epochs": 3}), ("logits/*", {"learning_rate": 0.1}))
-    still = ("*/bias",)
+    still = (0,)
     expected = [Phase(0.5), Phase(0.5), Phase(0.75), Phase(1.0, still), Phase(1.0, still)]
     assert [phase_of(config, epoch) for epoch in range(5)] == expected
     assert phases(config, 0, 7) == [Phase(0.5), Phase(0.75), Phase(1.0, still)]
@@ -72,6 +72,16 @@ def test_parameters_that_stand_still_need_no_gradient_and_others_move_as_before(
     assert jnp.all(found.params["Conv_0"]["kernel"] == state.params["Conv_0"]["kernel"])
     convolutions = [step.lower(state, batch).as_text().count("stablehlo.convolution") for step in (whole, still)]
     assert convolutions[1] < convolutions[0]
+
+
+def test_a_parameter_stands_still_with_its_own_group_alone(tiny):
+    """The first pattern that matches decides, not any."""
+    tiny.optimizer.name, tiny.optimizer.groups = "sgd", (("logits/*", {"momentum": 0.5}), ("*/kernel", {"epochs": 0.0}))
+    config, state, batch = state_and_batch(tiny)
+    after = jax.jit(make_train_step(config, phase=phase_of(config, 0)))(state, batch)[0]
+    moved = jax.tree.map(lambda new, old: bool(jnp.any(new != old)), after.params, state.params)
+    assert moved["logits"] == {"kernel": True, "bias": True}
+    assert moved["Conv_0"] == {"kernel": False, "bias": True}
 
 
 def test_a_run_with_smaller_images_first_resumes_bit_for_bit(tiny, tmp_path):

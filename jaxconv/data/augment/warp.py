@@ -35,7 +35,7 @@ def warp(xp: Operations, images: Any, params: dict[str, Any], fill: str) -> Any:
         share = (bottom_share if down else 1 - bottom_share) * (right_share if right else 1 - right_share)
         if fill == "constant":
             share = xp.where(_is_inside(row, height) & _is_inside(column, width), share, 0.0)
-        index = first_pixel + _inside(xp, row, height, fill) * width + _inside(xp, column, width, fill)
+        index = first_pixel + _filled_from(xp, row, height, fill) * width + _filled_from(xp, column, width, fill)
         return xp.astype(xp.take(pixels, index), "float32") * share[..., None]
 
     return corner(0, 0) + corner(0, 1) + corner(1, 0) + corner(1, 1)
@@ -55,7 +55,7 @@ def move(xp: Operations, images: Any, params: dict[str, Any], fill: str) -> Any:
 
     rows, columns = source("y", height)[:, None, :, None], source("x", width)[:, None, None, :]
     first_pixel = xp.reshape(xp.arange(batch * frames), [batch, frames, 1, 1]) * (height * width)
-    index = first_pixel + _inside(xp, rows, height, fill) * width + _inside(xp, columns, width, fill)
+    index = first_pixel + _filled_from(xp, rows, height, fill) * width + _filled_from(xp, columns, width, fill)
     moved = xp.take(xp.reshape(images, [-1, channels]), index)
     if fill == "constant":
         is_inside = _is_inside(rows, height) & _is_inside(columns, width)
@@ -67,8 +67,8 @@ def _is_inside(index: Any, size: int) -> Any:
     return (index >= 0) & (index < size)
 
 
-def _inside(xp: Operations, index: Any, size: int, fill: str) -> Any:
-    """Return the pixel that fills each place, also beyond the edges."""
+def _filled_from(xp: Operations, index: Any, size: int, fill: str) -> Any:
+    """Return the row or column of the pixel that fills each place, also beyond the edges."""
     if fill == "reflect":
         index = xp.mod(index, 2 * size)
         return xp.minimum(index, 2 * size - 1 - index)
