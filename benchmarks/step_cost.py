@@ -61,13 +61,14 @@ def main(argv: list[str]) -> None:
     table = [
         {
             "images": f"{row['phase']['share']:g} of their size",
+            "groups that stand still": str(len(row["phase"]["still"])),
             "steps": str(row["steps"]),
             "GFLOP a step": f"{row['flops'] / 1e9:,.0f}",
             "GB a step": f"{row['bytes'] / 1e9:.2f}",
         }
         for row in rows
     ]
-    total = {"images": "the run", "steps": str(sum(row["steps"] for row in rows))}
+    total = {"images": "the run", "groups that stand still": "", "steps": str(sum(row["steps"] for row in rows))}
     total |= {"GFLOP a step": f"{flops / 1e9:,.0f} in all", "GB a step": f"{num_bytes / 1e9:,.0f} in all"}
     result = {
         "command": f"python -m benchmarks.step_cost --config={_CONFIG.value}",
