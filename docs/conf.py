@@ -20,24 +20,33 @@ nb_execution_mode = "off"
 nb_ipywidgets_js = {}  # it is loaded from another host, and no page has a widget
 
 html_theme = "sphinx_book_theme"
-html_theme_options = {"show_navbar_depth": 1, "home_page_in_toc": True}
-html_static_path = ["_static"]
-html_css_files = ["site.css"]
+html_theme_options = {"show_navbar_depth": 1, "home_page_in_toc": True, "navbar_persistent": []}
+html_context = {"default_mode": "auto"}  # light or dark, as the reader's system is
 html_extra_path = ["layer.html"]  # its own page: the layer to play with
 html_show_sourcelink = False
 html_copy_source = False
 
 default_role = "code"  # in docstrings
+autodoc_preserve_defaults = True
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # the shapes are in the signatures
 napoleon_google_docstring = True
 
+_COLON = "\0"
 
-def _escape_stars(app, what, name, of, options, lines):
-    """Escape the stars of shapes such as (*spatial, channels): docutils would take them for emphasis."""
-    lines[:] = [re.sub(r"\*(?=\w)", r"\\*", line) for line in lines]
+
+def _before_napoleon(app, what, name, of, options, lines):
+    """Hide what would be misread: the star in (*spatial, channels), and in an attribute what comes before a colon."""
+    for number, line in enumerate(lines):
+        line = re.sub(r"\*(?=\w)", r"\\*", line)
+        lines[number] = line.replace(":", _COLON) if what in ("attribute", "data") else line
+
+
+def _after_napoleon(app, what, name, of, options, lines):
+    lines[:] = [line.replace(_COLON, ":") for line in lines]
 
 
 def setup(app):
-    """Connect to Sphinx."""
-    app.connect("autodoc-process-docstring", _escape_stars)
+    """Connect to Sphinx, before and after napoleon, whose priority is 500."""
+    app.connect("autodoc-process-docstring", _before_napoleon, priority=400)
+    app.connect("autodoc-process-docstring", _after_napoleon, priority=600)
