@@ -16,12 +16,16 @@ _EXECUTED = [path.relative_to(_HERE) for path in _HERE.rglob("*.ipynb")]
 exclude_patterns = ["_build", *(str(path.with_suffix(".md")) for path in _EXECUTED)]  # their sources
 myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 3
+myst_ref_domains = ["std"]  # a link to padding means the page, not an argument of that name
 nb_execution_mode = "off"
+nb_render_markdown_format = "gfm"  # tables in outputs
 nb_ipywidgets_js = {}  # it is loaded from another host, and no page has a widget
 
 html_theme = "sphinx_book_theme"
 html_theme_options = {"show_navbar_depth": 1, "home_page_in_toc": True, "navbar_persistent": []}
 html_context = {"default_mode": "auto"}  # light or dark, as the reader's system is
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 html_extra_path = ["layer.html"]  # its own page: the layer to play with
 html_show_sourcelink = False
 html_copy_source = False
