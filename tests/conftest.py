@@ -11,6 +11,8 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+# Tests run side by side: a thread of oneDNN that waits must leave its core to the others, and not spin.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import jax
 import numpy as np

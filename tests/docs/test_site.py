@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 
+import jupytext
 import nbformat
 import pytest
 
@@ -35,6 +36,13 @@ def test_stored_outputs_are_those_of_the_source(source):
             assert output.output_type != "error"
             assert output.get("name") != "stderr", f"{source.stem} prints to stderr: {output.get('text')}"
             assert str(ROOT) not in json.dumps(output), f"{source.stem} shows a path of the machine that executed it"
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
+def test_a_page_names_the_stored_files_that_it_shows(source):
+    """Otherwise their change would not ask for its execution."""
+    if re.search(r'ROOT / "(results|docs)"', source.read_text()):
+        assert jupytext.read(source, fmt="md:myst").metadata["reads"]
 
 
 def test_what_pages_need_of_trained_nets_is_small():

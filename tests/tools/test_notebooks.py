@@ -23,12 +23,14 @@ print(6 * 7)
 
 @pytest.fixture
 def page(tmp_path, monkeypatch):
-    monkeypatch.setattr(notebooks, "DOCS", tmp_path)
-    monkeypatch.setattr(notebooks, "SHARED", tmp_path / "pages.py")
+    docs = tmp_path / "docs"
+    docs.mkdir()
+    monkeypatch.setattr(notebooks, "DOCS", docs)
+    monkeypatch.setattr(notebooks, "SHARED", docs / "pages.py")
     notebooks.SHARED.write_text("")
-    (tmp_path / "text.md").write_text("# No code\n")
-    (tmp_path / "page.md").write_text(PAGE)
-    return tmp_path / "page.md"
+    (docs / "text.md").write_text("# No code\n")
+    (docs / "page.md").write_text(PAGE)
+    return docs / "page.md"
 
 
 def test_a_page_is_executed_and_its_outputs_belong_to_its_source(page):
@@ -42,6 +44,15 @@ def test_a_page_is_executed_and_its_outputs_belong_to_its_source(page):
     assert notebooks.stored(page)["sources_sha256"] == notebooks.digest(page)
     page.write_text(PAGE.replace("7", "8"))
     assert notebooks.stored(page)["sources_sha256"] != notebooks.digest(page)
+
+
+def test_a_file_that_a_page_reads_is_part_of_its_digest(page):
+    page.write_text(PAGE.replace("\n---\n\n", "\nreads:\n- numbers.json\n---\n\n"))
+    numbers = page.parent.parent / "numbers.json"
+    numbers.write_text("[1]")
+    before = notebooks.digest(page)
+    numbers.write_text("[2]")
+    assert notebooks.digest(page) != before
 
 
 def test_a_page_that_takes_too_long_is_not_stored(page, monkeypatch):
