@@ -2,7 +2,7 @@
 
 A page with code is written as a notebook in MyST's Markdown, NAME.md. Executed, with its outputs, it is NAME.ipynb
 beside it, which the site shows. The digest of what made the outputs is kept in it, so that a test finds a page that was
-changed and not executed again, without running anything. Stored files that a page shows are named in its head as "reads".
+changed and not executed again, without running anything. Stored files that a page shows are named in its head, "reads".
 """
 
 import hashlib
@@ -27,7 +27,7 @@ def sources() -> list[pathlib.Path]:
 
 
 def digest(source: pathlib.Path) -> str:
-    """Return the SHA-256 of what the outputs of a page are made by: its source, `SHARED`, and the files that it reads."""
+    """Return the SHA-256 of what the outputs of a page are made by: source, `SHARED`, and the files that it reads."""
     reads = jupytext.read(source, fmt="md:myst").metadata.get("reads", [])
     files = [source, SHARED, *(DOCS.parent / file for file in reads)]
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
