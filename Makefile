@@ -17,8 +17,8 @@ results: ## README tables and figures, from results/.
 	python -m tools.results
 	python -m tools.fields
 
-docs: ## The site, from the stored outputs of its pages, into docs/_build.
-	python -m sphinx --fail-on-warning --keep-going -q -j auto docs docs/_build
+docs: ## The site, from the stored outputs of its pages, into docs/_build/html.
+	python -m sphinx --fail-on-warning --keep-going -q -j auto docs docs/_build/html
 
 notebooks: ## Execute all pages of the site with code, and store their outputs.
 	python -m tools.notebooks

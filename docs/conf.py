@@ -12,7 +12,7 @@ html_title = "jaxconv"
 
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_design"]
 _HERE = pathlib.Path(__file__).parent
-_EXECUTED = [path.relative_to(_HERE) for path in _HERE.rglob("*.ipynb")]
+_EXECUTED = [path.relative_to(_HERE) for path in _HERE.glob("**/*.ipynb") if "_build" not in path.parts]
 exclude_patterns = ["_build", *(str(path.with_suffix(".md")) for path in _EXECUTED)]  # their sources
 myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 3

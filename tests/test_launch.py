@@ -99,10 +99,11 @@ def test_a_workdir_of_another_config_is_refused(finished, tiny_config):
     assert (workdir / "config.json").read_text() == before
 
 
-@pytest.mark.parametrize("fields", [[], ["--config.compute_dtype=bfloat16", "--config.model.batch_norm=True"]])
-def test_killed_in_mid_epoch_and_resumed_equals_uninterrupted(tiny_config, tmp_path, fields):
-    """On two devices; on one, tests/test_survive.py kills more."""
-    flags = [f"--config={tiny_config}", "--config.num_devices=2", *fields]
+def test_killed_in_mid_epoch_and_resumed_equals_uninterrupted(tiny_config, tmp_path):
+    """On two devices, with all that a state can hold; tests/test_survive.py and test_processes.py kill plainer runs."""
+    flags = [f"--config={tiny_config}", "--config.num_devices=2"]
+    flags += ["--config.compute_dtype=bfloat16", "--config.model.batch_norm=True"]
+    flags += ["--config.accumulate_steps=2", "--config.ema_decay=0.9", "--config.clip_norm=1.0"]
     launch(*flags, f"--workdir={tmp_path}/whole")
     arguments = [*flags, f"--workdir={tmp_path}/run"]
     steps = []

@@ -52,12 +52,13 @@ def test_what_pages_need_of_trained_nets_is_small():
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
     """The site as `make docs` builds it."""
-    built = tmp_path_factory.mktemp("site")
+    built = tmp_path_factory.mktemp("site") / "html"
     (command,) = recipe("docs")
-    words = [str(built) if word == "docs/_build" else word for word in command.split()]
+    words = [str(built) if word == "docs/_build/html" else word for word in command.split()]
     assert words[0] == "python"
     done = subprocess.run([sys.executable, *words[1:]], cwd=ROOT, capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert done.returncode == 0, done.stderr
+    assert not done.stderr
     return built
 
 

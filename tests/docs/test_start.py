@@ -26,10 +26,15 @@ def commands_and_outputs():
     return shown
 
 
+def not_of_the_project(directory, names):
+    """What a checkout does not have."""
+    made = [name for name in names if name.startswith(".") or name.endswith((".egg-info", "__pycache__", "_build"))]
+    return made + ["runs"] if directory == str(ROOT) else made
+
+
 def test_the_commands_of_the_first_page_give_what_it_shows(tmp_path):
     project, environment = tmp_path / "jaxconv", tmp_path / "environment"
-    ignored = shutil.ignore_patterns(".*", "runs", "_build", "*.egg-info", "__pycache__")
-    shutil.copytree(ROOT, project, ignore=ignored)
+    shutil.copytree(ROOT, project, ignore=not_of_the_project)
     venv.create(environment, with_pip=True)
     packages = next(environment.glob("lib/python*/site-packages"))
     (packages / "installed.pth").write_text(sysconfig.get_path("purelib"))  # what is installed need not be again
