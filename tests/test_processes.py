@@ -150,6 +150,7 @@ def test_parts_and_an_average_are_those_of_two_processes(tiny_config, tmp_path):
     assert_agree(tmp_path / "two", tmp_path / "whole")
 
 
+@pytest.mark.survive
 def test_views_without_a_validation_split_are_those_of_two_processes_on_the_device(tiny_config, tmp_path):
     flags = ["--config.data.validation=None", "--config.data.pipeline=device", "--config.num_epochs=2"]
     flags += ["--config.evaluation.views=mirror_and_shifts"]
