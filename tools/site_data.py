@@ -9,6 +9,7 @@ lenet_mistakes.npz has every test image that the run misread, and cifar10_exampl
 import pathlib
 import shlex
 import sys
+from typing import Any
 
 import numpy as np
 from absl import app, flags
@@ -27,7 +28,7 @@ EACH = 4
 """The number of training images of each class."""
 
 
-def mistakes(workdir: pathlib.Path) -> dict[str, np.ndarray]:
+def mistakes(workdir: pathlib.Path) -> dict[str, Any]:
     """Collect the test images that a finished run on grey images misread.
 
     Returns:
@@ -59,7 +60,7 @@ def mistakes(workdir: pathlib.Path) -> dict[str, np.ndarray]:
     }
 
 
-def some_of_each(examples: Examples, class_names: tuple[str, ...]) -> dict[str, np.ndarray]:
+def some_of_each(examples: Examples, class_names: tuple[str, ...]) -> dict[str, Any]:
     """Take the first `EACH` images of each class: the first of every class, then the second of every class, and on.
 
     Returns:
