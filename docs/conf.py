@@ -34,7 +34,6 @@ default_role = "code"  # in docstrings
 autodoc_preserve_defaults = True
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # the shapes are in the signatures
-napoleon_google_docstring = True
 
 _COLON = "\0"
 
