@@ -4,9 +4,9 @@ python -m benchmarks.time_to_accuracy --contestants=lenet,keras-lenet [--num_see
 python -m benchmarks.time_to_accuracy
 
 Each contestant trains in processes of its own, one after the other, and its result is stored as it ends, in
-results/time_to_accuracy/NAME.json. So the comparison can be made in parts, on one machine. Then, and without
---contestants at once, table and figure are made from all that is stored; `python -m tools.results` puts the table into
-the README.
+results/time_to_accuracy/MACHINE/NAME.json. So the comparison can be made in parts, on one machine. Then, and without
+--contestants at once, the table of this machine is printed; `python -m tools.results` puts tables and figure into the
+README and the site.
 
 "Seconds by the clock" run from the first look at the data to the last prediction for the test set, without loading:
 clock_seconds of a run of this project, and the same of the peers. "Wall of the command" is all of it, with all seeds
@@ -19,6 +19,7 @@ import importlib.util
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import tempfile
@@ -31,7 +32,7 @@ from absl import app, flags
 from benchmarks import interleave
 from jaxconv.platform import allocator
 from tools import time_to_accuracy
-from tools.results import DOCS, LECTURE, RESULTS
+from tools.results import LECTURE, RESULTS
 
 STORED = RESULTS / "time_to_accuracy"
 KERAS, TORCH, OURS, LADDER = time_to_accuracy.STYLES
@@ -51,10 +52,13 @@ CONTESTANTS = {
         f"keras-{net}": Contestant(KERAS, MNIST if net in ("mlp", "lenet") else CIFAR, f"Keras, {net}")
         for net in LECTURE
     },
-    "airbench94_muon": Contestant(TORCH, CIFAR, "PyTorch, airbench94_muon"),
+    "torch-airbench94_muon": Contestant(TORCH, CIFAR, "PyTorch, airbench94_muon"),
     **{net: Contestant(OURS, MNIST if net in ("mlp", "lenet") else CIFAR, f"jaxconv, {net}") for net in LECTURE},
     "mnist_fast": Contestant(LADDER, MNIST, "jaxconv, mnist_fast"),
-    **{name: Contestant(LADDER, CIFAR, f"jaxconv, {name}") for name in ("cifar_minute", "cifar90", "cifar94")},
+    **{
+        name: Contestant(LADDER, CIFAR, f"jaxconv, {name}")
+        for name in ("cifar_minute", "cifar90", "cifar94", "airbench94_muon")
+    },
 }
 """Those of this project by the names of their configs."""
 
@@ -65,6 +69,15 @@ _NUM_SEEDS = flags.DEFINE_integer(
 _KERAS_EPOCHS = flags.DEFINE_integer(
     "keras_epochs", None, "Epochs of Keras; all of the recipe if not given. The seconds of fewer are scaled to all.", 1
 )
+
+
+def processor() -> str:
+    """The name of this machine's processor, with its family."""
+    import jax
+
+    from jaxconv.platform import devices
+
+    return devices.processor(jax.local_devices(backend="cpu")[0])
 
 
 def run(command: list[str], environment: dict[str, str]) -> None:
@@ -88,6 +101,7 @@ def run_ours(name: str, num_seeds: int) -> dict[str, Any]:
             json.loads((pathlib.Path(workdir) / f"seed_{seed}" / "summary.json").read_text()) for seed in found["seeds"]
         ]
     return {
+        "dtype": summaries[0]["config"]["compute_dtype"],
         "command": " ".join(["python", *command]),
         "accuracies": found["test_accuracy"]["values"],
         "clock_seconds": [summary["clock_seconds"] for summary in summaries],
@@ -104,6 +118,7 @@ def run_peer(command: list[str], num_seeds: int, environment: dict[str, str]) ->
             run([*command, f"--seed={seed}", f"--json={path}"], environment)
             results.append(json.loads(path.read_text()))
     return {
+        "dtype": results[0]["dtype"],
         "command": " ".join(["python", *command, "--seed=0"]),
         "environment": environment,
         "accuracies": [result["accuracy"] for result in results],
@@ -116,10 +131,6 @@ def run_peer(command: list[str], num_seeds: int, environment: dict[str, str]) ->
 
 def measure(name: str) -> dict[str, Any]:
     """Run a contestant, with all its seeds; return what is stored of it."""
-    import jax
-
-    from jaxconv.platform import devices
-
     group, data, title = CONTESTANTS[name]
     num_seeds = _NUM_SEEDS.value or (1 if group in (KERAS, OURS) else 5)
     began = time.perf_counter()
@@ -129,7 +140,7 @@ def measure(name: str) -> dict[str, Any]:
         found = run_peer(["-m", "benchmarks.peers.keras_lecture", f"--net={net}", *epochs], num_seeds, {})
         found["published"] = LECTURE[net]
     elif group == TORCH:
-        found = run_peer(["-m", f"benchmarks.peers.{name}"], num_seeds, allocator.ENVIRONMENT)
+        found = run_peer(["-m", f"benchmarks.peers.{name.removeprefix('torch-')}"], num_seeds, allocator.ENVIRONMENT)
     else:
         found = run_ours(name, num_seeds)
     return {
@@ -139,7 +150,7 @@ def measure(name: str) -> dict[str, Any]:
         "n": num_seeds,
         **found,
         "wall_seconds": time.perf_counter() - began,
-        "processor": devices.processor(jax.local_devices(backend="cpu")[0]),
+        "processor": processor(),
         "machine": interleave.machine(),
         "versions": interleave.versions(),
     }
@@ -160,21 +171,22 @@ def check(names: Sequence[str]) -> None:
 
 
 def main(argv: list[str]) -> None:
-    """Measure and store, then print the table and draw the figure."""
+    """Measure and store, then print the table."""
     check(_CONTESTANTS.value)
+    this = {"processor": processor(), "machine": interleave.machine()}
+    folder = STORED / re.sub(r"\W+", "-", time_to_accuracy.machine(this).lower())
     try:
         for name in _CONTESTANTS.value:
             result = measure(name)
-            STORED.mkdir(parents=True, exist_ok=True)
-            (STORED / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
     except KeyboardInterrupt:
         sys.exit(130)
-    if not (rows := time_to_accuracy.rows(STORED)):
-        sys.exit(f"Nothing is stored in {STORED}: name --contestants to run.")
+    if not (rows := time_to_accuracy.rows(folder)):
+        sys.exit(f"Nothing is stored in {folder}: name --contestants to run.")
     interleave.report("Test accuracy against time", rows, {"interrupted": False}, None)
-    for note in time_to_accuracy.notes(STORED):
+    for note in time_to_accuracy.notes(folder):
         print(note)
-    time_to_accuracy.plot(STORED, DOCS / "time_to_accuracy.png")
 
 
 if __name__ == "__main__":

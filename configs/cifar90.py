@@ -19,7 +19,7 @@ def get_config():
     config.model.filters = ((32, 32), (128, 128), (224, 224))
     config.num_epochs = 4
     config.batch_size = 500
-    config.compute_dtype = "bfloat16"
+    config.compute_dtype = "auto"  # bfloat16, where it is fast
     config.progressive_resizing = ((0.625, 1), (0.75, 1))
     config.label_smoothing = 0.1
     config.loss_reduction = "sum"

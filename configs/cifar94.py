@@ -19,7 +19,7 @@ def get_config():
     config.model.name = "airbench"
     config.num_epochs = 13
     config.batch_size = 500
-    config.compute_dtype = "bfloat16"
+    config.compute_dtype = "auto"  # bfloat16, where it is fast
     config.progressive_resizing = ((0.625, 1), (0.75, 2))
     config.label_smoothing = 0.2
     config.loss_reduction = "sum"

@@ -19,7 +19,7 @@ def get_config():
     config.model.activation = "relu"
     config.num_epochs = 3
     config.batch_size = 250
-    config.compute_dtype = "bfloat16"
+    config.compute_dtype = "auto"  # bfloat16, where it is fast
     config.progressive_resizing = ((0.75, 1),)
     config.loss_reduction = "sum"
     config.augment.crop_padding = 2

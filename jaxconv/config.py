@@ -152,8 +152,9 @@ FIELDS: dict[str, Field] = {
     "compute_dtype": Field(
         "float32",
         'dtype of activations and their gradients: "float32", or "bfloat16", which is faster on accelerators and on a '
-        "CPU with AVX512-BF16 or AMX; parameters, batch statistics and loss stay float32, and so do predict and export",
-        _one_of("float32", "bfloat16"),
+        'CPU with AVX512-BF16 or AMX; "auto": bfloat16 there, and float32 elsewhere; parameters, batch statistics and '
+        "loss stay float32, and so do predict and export",
+        _one_of("auto", "float32", "bfloat16"),
     ),
     "matmul_precision": Field(
         "default",

@@ -139,9 +139,16 @@ def resolve(config: Config, recorded: dict[str, Any] | None = None) -> Config:
     validate(config)
     resolved = config.copy_and_resolve_references()
     resolved.model = registry.resolve(config.model)
-    resolved.ops = dispatch.resolve(config.ops, jax.default_backend(), (recorded or {}).get("ops"))
-    if config.data.pipeline == "auto" and recorded:
-        resolved.data.pipeline = recorded["data"].get("pipeline", "host")  # an earlier version had no such field
+    platform = jax.default_backend()
+    resolved.ops = dispatch.resolve(config.ops, platform, (recorded or {}).get("ops"))
+    if config.compute_dtype == "auto":
+        is_fast = platform != "cpu" or (resolved.ops == "onednn" and devices.cpu_has_bfloat16())
+        resolved.compute_dtype = "bfloat16" if is_fast else "float32"
+    if recorded:  # an earlier version had no such fields
+        if config.compute_dtype == "auto":
+            resolved.compute_dtype = recorded.get("compute_dtype", "float32")
+        if config.data.pipeline == "auto":
+            resolved.data.pipeline = recorded["data"].get("pipeline", "host")
     return resolved
 
 

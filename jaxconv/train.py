@@ -118,16 +118,17 @@ def _introduce(setup: Experiment, workdir: pathlib.Path) -> None:
         kind = f"cpu {'with' if config.ops == 'onednn' else 'without'} oneDNN"
     else:
         kind = mesh.devices.flat[0].device_kind
+    dtype = f" in {config.compute_dtype}" * (config.compute_dtype != "float32")
     to_validate = "none" if setup.validation is None else f"{len(setup.validation.labels):,}"
     console.say(
         f"{config.data.name}: {len(setup.train.labels):,} examples to train on, "
-        f"{to_validate} to validate; {mesh.size} x {kind}"
+        f"{to_validate} to validate; {mesh.size} x {kind}{dtype}"
         f"{f' in {jax.process_count()} processes' * (jax.process_count() > 1)}; {workdir}"
     )
     if setup.platform == "cpu" and config.ops == "xla" and (problem := onednn.problem()):
         console.say(f"oneDNN is installed and not used, which makes the run slower: {problem}.")
     if config.compute_dtype == "bfloat16" and setup.platform == "cpu":
-        if not devices.has_bfloat16(mesh.devices.flat[0]):
+        if not devices.cpu_has_bfloat16():
             console.say("This processor has no instructions for bfloat16, which is slower than float32 here.")
         elif config.ops != "onednn":
             console.say("Without oneDNN, bfloat16 is slower than float32 on a CPU.")

@@ -14,11 +14,14 @@ from jaxconv.data import pipeline
 from jaxconv.data.tensorflow import import_tfds
 from jaxconv.errors import ConfigError, UserError
 from jaxconv.evaluate import evaluate
+from jaxconv.models import registry
+from jaxconv.ops import onednn
 from jaxconv.parallel.mesh import make_mesh
+from jaxconv.platform import devices
 from jaxconv.report.run import report
 from jaxconv.runs import checkpoint
 from jaxconv.runs.trained import load
-from jaxconv.runs.workdir import claim
+from jaxconv.runs.workdir import check, claim
 from jaxconv.train import train
 from jaxconv.training.views import mean_logits
 from tests.conftest import TINY_SHAPE, prepare, read
@@ -81,6 +84,34 @@ def test_what_auto_meant_is_kept_on_resume(tiny, tmp_path):
     again = train(tiny, tmp_path / "run")
     assert (again["config"]["ops"], again["params_sha256"]) == ("xla", whole["params_sha256"])
     assert json.loads((tmp_path / "run" / "config.json").read_text())["ops"] == "xla"
+
+
+def test_auto_is_bfloat16_where_it_is_fast(tiny, monkeypatch):
+    tiny.compute_dtype = "auto"
+    for has_onednn, has_bfloat16, expected in (
+        (True, True, "bfloat16"),
+        (True, False, "float32"),
+        (False, True, "float32"),
+    ):
+        monkeypatch.setattr(onednn, "is_available", lambda has=has_onednn: has)
+        monkeypatch.setattr(devices, "cpu_has_bfloat16", lambda has=has_bfloat16: has)
+        assert experiment.resolve(tiny).compute_dtype == expected
+
+
+def test_the_dtype_that_auto_meant_is_kept_on_another_machine(tiny, tmp_path, monkeypatch):
+    tiny.compute_dtype, tiny.checkpoint_every_steps = "auto", 8
+    monkeypatch.setattr(devices, "cpu_has_bfloat16", lambda: False)
+    whole = train(tiny, tmp_path / "run")
+    assert whole["config"]["compute_dtype"] == "float32"
+    (tmp_path / "run" / "summary.json").unlink()
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "22")
+    monkeypatch.setattr(devices, "cpu_has_bfloat16", lambda: True)
+    tiny.model = registry.resolve(tiny.model)
+    check(tmp_path / "run", tiny)  # as jaxconv.seeds asks, which does not resolve the dtype
+    assert train(tiny, tmp_path / "run")["params_sha256"] == whole["params_sha256"]
+    tiny.compute_dtype = "bfloat16"
+    with pytest.raises(ConfigError, match="compute_dtype: 'float32' there, 'bfloat16' here"):
+        train(tiny, tmp_path / "run")
 
 
 def test_a_net_reads_words_of_one_hot_characters(tiny, tmp_path):

@@ -156,10 +156,9 @@ def bfloat16_table(results: pathlib.Path) -> str:
 
 
 def time_table(directory: pathlib.Path) -> str:
-    """Test accuracy against time as `benchmarks.time_to_accuracy` stored it, in Markdown; nothing without a result."""
-    if not (lines := time_to_accuracy.rows(directory)):
-        return ""
-    return "\n".join([_markdown(lines, text_columns=2), *(f"{note}\n" for note in time_to_accuracy.notes(directory))])
+    """Test accuracy against time as `benchmarks.time_to_accuracy` stored it for a machine, in Markdown."""
+    lines = time_to_accuracy.rows(directory)
+    return "\n".join([_markdown(lines, text_columns=3), *(f"{note}\n" for note in time_to_accuracy.notes(directory))])
 
 
 def scaling_tables(benchmark: pathlib.Path) -> dict[str, str]:
@@ -338,9 +337,11 @@ def main() -> None:
         write(README, BEGIN_SPEED, speed_table(benchmark))
     if any(RESULTS.glob("*_bfloat16.seeds.json")):
         write(README, BEGIN_BFLOAT16, bfloat16_table(RESULTS))
-    if table := time_table(directory := RESULTS / "time_to_accuracy"):
-        write(README, BEGIN_TIME, table)
-        time_to_accuracy.plot(directory, DOCS / "time_to_accuracy.png")
+    if machines := time_to_accuracy.machines(RESULTS / "time_to_accuracy"):
+        fullest, *others = machines.values()
+        write(README, BEGIN_TIME, time_table(fullest))
+        write(DOCS / "results.md", BEGIN_TIME, "\n".join(map(time_table, others)))
+        time_to_accuracy.plot(fullest, DOCS / "time_to_accuracy.png")
     if (benchmark := RESULTS / "benchmarks" / "scaling.json").exists():
         for begin, table in scaling_tables(benchmark).items():
             write(DOCS / "distributed.md", begin, table)

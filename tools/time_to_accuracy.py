@@ -1,6 +1,5 @@
 """The table and the figure of test accuracy against time, from what `benchmarks.time_to_accuracy` wrote."""
 
-import collections
 import itertools
 import json
 import pathlib
@@ -31,18 +30,23 @@ TICKS = {
 
 
 def read(directory: pathlib.Path) -> dict[str, dict[str, Any]]:
-    """The stored results by the names of the contestants: a data set after the other, the fastest first."""
+    """The results of a machine by the names of the contestants: a data set after the other, the fastest first."""
     found = {path.stem: json.loads(path.read_text()) for path in sorted(directory.glob("*.json"))}
     order = list(RECIPES)
     key = {name: (order.index(result["data"]), _seconds(result)) for name, result in found.items()}
     return {name: found[name] for name in sorted(found, key=lambda name: key[name])}
 
 
-def elsewhere(results: dict[str, dict[str, Any]]) -> dict[str, str]:
-    """The machines of the contestants that did not run on that of most: by name, processor and cores."""
-    machines = {name: f"{of['processor']}, {of['machine']['cores']} cores" for name, of in results.items()}
-    usual, _ = collections.Counter(machines.values()).most_common(1)[0]
-    return {name: machine for name, machine in machines.items() if machine != usual}
+def machine(result: dict[str, Any]) -> str:
+    """The processor and cores that a result is of."""
+    return f"{result['processor']}, {result['machine']['cores']} cores"
+
+
+def machines(directory: pathlib.Path) -> dict[str, pathlib.Path]:
+    """The folders of the machines with results, by processor and cores: the one with most contestants first."""
+    found = [(path, read(path)) for path in sorted(directory.glob("*/")) if any(path.glob("*.json"))]
+    found.sort(key=lambda entry: -len(entry[1]))
+    return {machine(next(iter(results.values()))): path for path, results in found}
 
 
 def _seconds(result: dict[str, Any]) -> float:
@@ -55,19 +59,19 @@ def _accuracy(result: dict[str, Any]) -> float:
 
 
 def rows(directory: pathlib.Path) -> list[dict[str, str]]:
-    """A row for each stored result, by the titles of the columns."""
+    """A row for each result of a machine, by the titles of the columns."""
     results = read(directory)
-    others = elsewhere(results) if results else {}
     lines = []
-    for name, result in results.items():
+    for result in results.values():
         recipe = results.get(RECIPES[result["data"]])
         std = measures.spread(np.array(result["accuracies"])).std
         accuracy = f"{_accuracy(result):.2%}" if std is None else f"{100 * _accuracy(result):.2f} ± {std:.2%}"
         seconds = _seconds(result)
         lines.append(
             {
-                "contestant": result["title"] + (" ‡" if name in others else ""),
+                "contestant": result["title"],
                 "data": result["data"],
+                "dtype": result["dtype"],
                 "test accuracy": accuracy + (" (lecture)" if result["scaled"] else f" (n = {result['n']})"),
                 "seconds by the clock": (f"{seconds:,.0f}" if seconds >= 100 else f"{seconds:.1f}")
                 + (" †" if result["scaled"] else ""),
@@ -83,12 +87,10 @@ def _share(share: float) -> str:
 
 
 def notes(directory: pathlib.Path) -> list[str]:
-    """What the marks in the rows mean, a line each, for those marks that there are."""
-    results = read(directory)
-    machines = sorted(set(elsewhere(results).values())) if results else []
-    scaled = [f"{of['title']} {of['epochs']} of {of['recipe_epochs']}" for of in results.values() if of["scaled"]]
-    lines = [f"‡ on another machine than the others: {'; '.join(machines)}."] if machines else []
-    if scaled:
+    """The machine, and what the mark in the rows means if there is one, a line each."""
+    results = read(directory).values()
+    lines = [f"Machine: {machine(next(iter(results)))}."]
+    if scaled := [f"{of['title']} {of['epochs']} of {of['recipe_epochs']}" for of in results if of["scaled"]]:
         lines.append(
             f"† fewer epochs than the recipe's were run ({', '.join(scaled)}): the seconds by the clock are scaled to "
             "all of them, and the accuracy is the lecture's."
@@ -97,7 +99,7 @@ def notes(directory: pathlib.Path) -> list[str]:
 
 
 def plot(directory: pathlib.Path, path: pathlib.Path) -> None:
-    """Draw test accuracy against minutes, a panel for each data set; the axis of accuracy is logarithmic in errors."""
+    """Draw test accuracy against minutes on a machine, a panel for each data set; its axis is logarithmic in errors."""
     import matplotlib
 
     matplotlib.use("agg")
@@ -105,7 +107,6 @@ def plot(directory: pathlib.Path, path: pathlib.Path) -> None:
     from matplotlib.figure import Figure
 
     results = read(directory)
-    others = elsewhere(results)
     sets = [data for data in RECIPES if any(result["data"] == data for result in results.values())]
     parts = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
     with matplotlib.rc_context(dict.fromkeys(parts, "gray")):  # on a light and on a dark page
@@ -130,7 +131,7 @@ def plot(directory: pathlib.Path, path: pathlib.Path) -> None:
         figure.draw_without_rendering()  # labels are placed in the axes as they will be
         figure.set_layout_engine("none")
         for axis, of_data in panels:
-            _label(axis, of_data, others)
+            _label(axis, of_data)
         figure.savefig(path, dpi=180, transparent=True)
 
 
@@ -152,7 +153,7 @@ def _scale(axis: Any, data: str, results: dict[str, dict[str, Any]]) -> None:
     axis.set_ylabel("test accuracy")
 
 
-def _label(axis: Any, results: dict[str, dict[str, Any]], others: dict[str, str]) -> None:
+def _label(axis: Any, results: dict[str, dict[str, Any]]) -> None:
     """Write the name and accuracy of each contestant beside its point, where nothing else is."""
     from matplotlib.transforms import Bbox
 
@@ -166,10 +167,10 @@ def _label(axis: Any, results: dict[str, dict[str, Any]], others: dict[str, str]
     taken = [Bbox.from_bounds(x, y, 1, 1) for x, y in line]
     taken += [Bbox.from_bounds(x - 5 * unit, y - 5 * unit, 10 * unit, 10 * unit) for x, y in points.values()]
     places = sorted(itertools.product((1, -1, 0), range(-6, 7)), key=lambda place: abs(place[1]))  # side, lines up
-    for name, result in results.items():
+    for result in results.values():
         color, _ = STYLES[result["group"]]
         text = axis.annotate(
-            f"{result['title'].split(', ')[-1]} {_accuracy(result):.2%}{' ‡' if name in others else ''}",
+            f"{result['title'].split(', ')[-1]} {_accuracy(result):.2%}",
             (_seconds(result) / 60, 1 - _accuracy(result)),
             xytext=(0, 0),
             textcoords="offset points",

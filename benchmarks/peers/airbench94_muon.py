@@ -1,4 +1,4 @@
-"""The record recipe airbench94_muon on CIFAR-10 in PyTorch, for a CPU, in bfloat16.
+"""The record recipe airbench94_muon on CIFAR-10 in PyTorch, for a CPU: in bfloat16 where that is fast, else in float32.
 
 python -m benchmarks.peers.airbench94_muon --seed=0 [--json=FILE]
 
@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmarks import interleave
-from jaxconv.platform import limits
+from jaxconv.platform import devices, limits
 from jaxconv.runs import interrupt
 
 WIDTHS = (64, 256, 256)
@@ -34,6 +34,8 @@ WHITENING_EXAMPLES, WHITENING_EPSILON, WHITENING_EPOCHS = 5000, 5e-4, 3
 FILTER_RATE, FILTER_MOMENTUM = 0.24, 0.6
 BIAS_RATE, HEAD_RATE, MOMENTUM, DECAY = 0.053, 0.67, 0.85, 2e-6
 SMOOTHING = 0.2
+DTYPE = torch.bfloat16 if devices.cpu_has_bfloat16() else torch.float32
+"""Of the net but for batch normalisation, of the images, and of Muon's products."""
 SHIFT = 2
 """Pixels by which an image is shifted at most in training."""
 
@@ -60,8 +62,8 @@ def whitening(images: Tensor) -> Tensor:
 
 
 def orthogonal(gradient: Tensor) -> Tensor:
-    """The orthogonal matrix nearest to a matrix, roughly: three Newton-Schulz steps in bfloat16, as Muon takes them."""
-    x = gradient.bfloat16()
+    """The orthogonal matrix nearest to a matrix, roughly: three Newton-Schulz steps, as Muon takes them."""
+    x = gradient.to(DTYPE)
     x = x / (x.norm() + 1e-7)
     wide = x.shape[0] <= x.shape[1]
     x = x if wide else x.T
@@ -105,7 +107,7 @@ def batch_norm(width: int) -> nn.BatchNorm2d:
 
 
 class Net(nn.Module):
-    """The net in bfloat16, channels last, for images of 3 x 32 x 32 and 10 classes."""
+    """The net in DTYPE, channels last, for images of 3 x 32 x 32 and 10 classes."""
 
     def __init__(self):
         super().__init__()
@@ -119,13 +121,13 @@ class Net(nn.Module):
         self.groups = nn.Sequential(*groups, nn.MaxPool2d(3), nn.Flatten())
         self.head = nn.Linear(channels, 10, bias=False)
         self.head.weight.data /= self.head.weight.data.std()
-        self.to(torch.bfloat16, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        self.to(DTYPE, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         for layer in self.modules():
             if isinstance(layer, nn.BatchNorm2d):
                 layer.float()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits, bfloat16 (n, 10), of images, bfloat16 (n, 3, 32, 32)."""
+        """Logits, (n, 10), of images, (n, 3, 32, 32), both of DTYPE."""
         return self.head(self.groups(functional.gelu(self.whiten(x)))) / 256
 
 
@@ -156,7 +158,7 @@ def train(net: Net, images: Tensor, labels: Tensor, epochs: int, batch_size: int
 
     Args:
         net: the net, with its whitening filters.
-        images: bfloat16 (n, 3, 32, 32), normalised.
+        images: DTYPE (n, 3, 32, 32), normalised.
         labels: int64 (n,).
         epochs: how many.
         batch_size: images in a step.
@@ -207,7 +209,7 @@ def predict(net: Net, images: Tensor, batch_size: int = 2000) -> Tensor:
 
     Args:
         net: the net.
-        images: bfloat16 (n, 3, 32, 32), normalised.
+        images: DTYPE (n, 3, 32, 32), normalised.
         batch_size: images at once.
     """
 
@@ -252,8 +254,8 @@ def main(argv: list[str]) -> None:
     std, mean = torch.std_mean(images, (0, 2, 3), keepdim=True)
     images = (images - mean) / std
     net.whiten.weight.data.copy_(whitening(images[:WHITENING_EXAMPLES]))
-    train(net, images.bfloat16(), labels, epochs, batch_size)
-    predicted = predict(net, ((test_images / 255 - mean) / std).bfloat16()).argmax(1)
+    train(net, images.to(DTYPE), labels, epochs, batch_size)
+    predicted = predict(net, ((test_images / 255 - mean) / std).to(DTYPE)).argmax(1)
     seconds = time.perf_counter() - began
 
     accuracy = float((predicted == test_labels).float().mean())
@@ -262,6 +264,7 @@ def main(argv: list[str]) -> None:
         result = {
             "command": interrupt.command(),
             "seed": _SEED.value,
+            "dtype": str(DTYPE).removeprefix("torch."),
             "epochs": epochs,
             "batch_size": batch_size,
             "train_examples": len(images),

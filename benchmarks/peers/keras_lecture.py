@@ -123,6 +123,7 @@ def main(argv: list[str]) -> None:
         result = {
             "command": interrupt.command(),
             "net": net,
+            "dtype": "float32",
             "seed": _SEED.value,
             "epochs": epochs,
             "recipe_epochs": config.num_epochs,

@@ -68,10 +68,10 @@ def processor(device: Any) -> str:
     return f"{about['model name']} (family {about.get('cpu family')}, model {about.get('model')})"
 
 
-def has_bfloat16(device: Any) -> bool:
-    """Return whether the hardware of a device has instructions for products of bfloat16. Unknown CPUs have none."""
+def cpu_has_bfloat16() -> bool:
+    """Return whether the processor is known to have instructions for products of bfloat16."""
     features = _cpu_info().get("flags", "").split()
-    return device.platform != "cpu" or not {"avx512_bf16", "amx_bf16"}.isdisjoint(features)
+    return not {"avx512_bf16", "amx_bf16"}.isdisjoint(features)
 
 
 def _cpu() -> str:

@@ -42,6 +42,8 @@ def check(workdir: pathlib.Path, config: Config) -> None:
     free = FREE_TO_CHANGE
     if config.optimizer.schedule == "constant":  # any other schedule is a function of num_epochs
         free = free | {"num_epochs"}
+    if config.compute_dtype == "auto":  # which keeps its meaning
+        free = free | {"compute_dtype"}
     changed = differences(_with_new_fields(there, config), json.loads(to_json(config)), but=free)
     if changed:
         raise ConfigError(
