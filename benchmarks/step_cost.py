@@ -8,6 +8,7 @@ The least time is that of the arithmetic at the peak of an NVIDIA A100 (312 TFLO
 by their data sheets. No accelerator is needed, and none is measured.
 """
 
+import sys
 from typing import Any
 
 import jax
@@ -18,6 +19,7 @@ from jaxconv import config as configs
 from jaxconv import experiment
 from jaxconv.data import sources
 from jaxconv.data.pipeline import steps_per_epoch
+from jaxconv.errors import UserError
 from jaxconv.parallel.mesh import make_mesh
 from jaxconv.training.phases import phase_of
 
@@ -31,6 +33,8 @@ _JSON = flags.DEFINE_string("json", None, "File for the result.")
 def count(config: configs.Config) -> list[dict[str, Any]]:
     """Count the operations and bytes of a step in each phase of a run, and how many steps the phase has."""
     config.ops, config.num_devices = "stock", 1
+    if config.compute_dtype == "auto":
+        config.compute_dtype = "bfloat16"  # as on an accelerator
     config = experiment.resolve(config)
     mesh = make_mesh(1, config.batch_size)
     source = sources.open_source(config.data)
@@ -55,7 +59,10 @@ def main(argv: list[str]) -> None:
     """Count, print and write."""
     jax.config.update("jax_platforms", "cpu")
     config = configs.load(_CONFIG.value)
-    rows = count(config)
+    try:
+        rows = count(config)
+    except UserError as error:
+        sys.exit(str(error))
     flops, num_bytes = (sum(row["steps"] * row[key] for row in rows) for key in ("flops", "bytes"))
     least = {name: flops / peak for name, peak in PEAKS.items()}
     table = [

@@ -4,6 +4,7 @@ import difflib
 import json
 import os
 import pathlib
+import re
 import traceback
 import types
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -546,6 +547,10 @@ def load(path: str) -> Config:
         raise
     except (Exception, SystemExit) as error:
         frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == path]
+        # ml_collections goes on with all fields that there are.
+        if frames and (unknown := re.search(r'Key "(\w+)" does not exist', str(error))):
+            where = f"--config={path}, line {frames[-1].lineno}"
+            raise ConfigError(f"{where}: {unknown[1]} {not_a_field(unknown[1])}") from None
         where = "".join(traceback.format_list(frames) + traceback.format_exception_only(error))
         raise ConfigError(f"--config={path} failed:\n{where.rstrip()}") from None
     if type(config) is not config_dict.ConfigDict:  # a FrozenConfigDict takes no overrides

@@ -21,10 +21,12 @@ import pytest
 from jaxconv.config import default_config
 from jaxconv.data.tensorflow import import_tfds
 
-# Neither read nor fill the cache of whoever runs the tests, but let their runs share one.
-_cache = tempfile.TemporaryDirectory()
-os.environ["XDG_CACHE_HOME"] = _cache.name
-jax.config.update("jax_compilation_cache_dir", f"{_cache.name}/in-process")
+# Neither read nor fill the cache of whoever runs the tests, but let their runs share one, in all workers of pytest.
+_worker = os.environ.get("PYTEST_XDIST_WORKER")
+if _worker is None:
+    _cache = tempfile.TemporaryDirectory()
+    os.environ["XDG_CACHE_HOME"] = _cache.name
+jax.config.update("jax_compilation_cache_dir", f"{os.environ['XDG_CACHE_HOME']}/in-process-{_worker}")
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent

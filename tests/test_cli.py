@@ -58,7 +58,7 @@ def test_wrong_command_lines(arguments, parts):
         (
             "from jaxconv.config import default_config\ndef get_config():\n"
             "    config = default_config()\n    config.batchsize = 3\n    return config\n",
-            ["line 4, in get_config", "batch_size"],
+            ["mine.py, line 4: batchsize is not a field of the config; the nearest are config.batch_size (int)"],
         ),
         (
             "from ml_collections import ConfigDict\ndef get_config():\n    return ConfigDict({'seed': 0})\n",

@@ -12,6 +12,7 @@ from flax.traverse_util import flatten_dict
 from jaxconv import experiment, feed
 from jaxconv.config import load
 from jaxconv.runs import trained
+from jaxconv.train import train
 from tests.conftest import ROOT, launch, read, start, wait_for_step
 
 
@@ -64,19 +65,11 @@ from jaxconv.config import load
 from jaxconv.train import train
 
 config = load(sys.argv[1])
-config.compute_dtype, config.num_epochs = "float32", 2
+config.compute_dtype, config.num_epochs, config.progressive_resizing = "float32", 2, ()
 for count in (1, 2, 4, 8):
     config.num_devices = count
     train(config, pathlib.Path(sys.argv[2], str(count)))
 """
-
-
-@pytest.fixture(scope="module")
-def on_devices(recipe, tmp_path_factory):
-    """Workdirs of runs of 26 steps in float32, by the number of devices."""
-    runs = tmp_path_factory.mktemp("runs")
-    launch(SEVERAL_DEVICES, recipe, runs, program="-c")
-    return {count: runs / str(count) for count in (1, 2, 4, 8)}
 
 
 def assert_equal_to_rounding(workdir, expected):
@@ -87,25 +80,23 @@ def assert_equal_to_rounding(workdir, expected):
         assert difference < 1e-3, (name, difference)
 
 
-@pytest.mark.parametrize("count", [2, 4, 8])
-def test_on_several_devices(count, on_devices):
-    """Statistics of batch norm, sums over the batch and steps of Muon are those of the whole batch."""
-    assert_equal_to_rounding(on_devices[count], on_devices[1])
-
-
-def test_in_two_processes(recipe, on_devices, tmp_path):
+def test_several_devices_and_two_processes_agree_with_one_device(recipe, tmp_path):
+    """Over 26 steps of float32. Statistics of batch norm, sums and steps of Muon are those of the whole batch."""
+    launch(SEVERAL_DEVICES, recipe, tmp_path, program="-c")
     flags = [f"--config={recipe}", "--config.compute_dtype=float32", "--config.num_epochs=2", "--config.num_devices=2"]
-    flags.append(f"--workdir={tmp_path}/run")
+    flags += ["--config.progressive_resizing=()", f"--workdir={tmp_path}/processes"]
     process = start("jaxconv.local", "--num_processes=2", "--", "launch.py", *flags, program="-m")
     _, said = process.communicate(timeout=240)
     assert process.returncode == 0, said
-    assert_equal_to_rounding(tmp_path / "run", on_devices[1])
+    for run in ("2", "4", "8", "processes"):
+        assert_equal_to_rounding(tmp_path / run, tmp_path / "1")
 
 
 def test_a_whole_epoch_on_the_device_lowers_for_accelerators(recipe):
     """As one program, in bfloat16."""
     config = load(str(recipe))
     config.data.pipeline, config.ops, config.num_devices = "device", "stock", 1
+    config.compute_dtype = "bfloat16"
     setup = experiment.set_up(experiment.resolve(config))
     traced = feed.trace_run(setup)
     for platform in ("cuda", "tpu"):
@@ -117,11 +108,12 @@ def test_a_whole_epoch_on_the_device_lowers_for_accelerators(recipe):
         assert not any("jaxconv" in line for line in text.splitlines() if "custom_call" in line)
 
 
-def test_the_whitening_kernel_is_not_trained(recipe, on_devices):
+def test_the_whitening_kernel_is_not_trained(recipe, tmp_path):
     config = load(str(recipe))
-    config.num_devices = 1
+    config.num_devices, config.num_epochs = 1, 1
     setup = experiment.set_up(experiment.resolve(config))
     kernel = setup.state.collections["whitening"]["Whitening_0"]["kernel"]
     assert jnp.abs(kernel).max() > 0
-    trained_net = parameters(on_devices[1])
+    train(config, tmp_path / "run")
+    trained_net = parameters(tmp_path / "run")
     np.testing.assert_array_equal(trained_net["whitening/Whitening_0/kernel"], jax.device_get(kernel))
