@@ -87,9 +87,10 @@ def _share(share: float) -> str:
 
 
 def notes(directory: pathlib.Path) -> list[str]:
-    """The machine, and what the mark in the rows means if there is one, a line each."""
+    """The machine, what is to be said of single results, and what the mark in the rows means, a line each."""
     results = read(directory).values()
     lines = [f"Machine: {machine(next(iter(results)))}."]
+    lines += [f"{of['title']}: {of['remark']}" for of in results if "remark" in of]
     if scaled := [f"{of['title']} {of['epochs']} of {of['recipe_epochs']}" for of in results if of["scaled"]]:
         lines.append(
             f"† fewer epochs than the recipe's were run ({', '.join(scaled)}): the seconds by the clock are scaled to "
