@@ -96,6 +96,8 @@ def test_auto_is_bfloat16_where_it_is_fast(tiny, monkeypatch):
         monkeypatch.setattr(onednn, "is_available", lambda has=has_onednn: has)
         monkeypatch.setattr(devices, "cpu_has_bfloat16", lambda has=has_bfloat16: has)
         assert experiment.resolve(tiny).compute_dtype == expected
+    monkeypatch.setattr(jax, "default_backend", lambda: "cuda")
+    assert experiment.resolve(tiny).compute_dtype == "bfloat16"
 
 
 def test_the_dtype_that_auto_meant_is_kept_on_another_machine(tiny, tmp_path, monkeypatch):

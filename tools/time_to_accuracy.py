@@ -87,7 +87,7 @@ def _share(share: float) -> str:
 
 
 def notes(directory: pathlib.Path) -> list[str]:
-    """The machine, what is to be said of single results, and what the mark in the rows means, a line each."""
+    """The lines below the table: the machine, remarks on single results, and what the mark † means."""
     results = read(directory).values()
     lines = [f"Machine: {machine(next(iter(results)))}."]
     lines += [f"{of['title']}: {of['remark']}" for of in results if "remark" in of]

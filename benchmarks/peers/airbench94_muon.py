@@ -35,7 +35,7 @@ FILTER_RATE, FILTER_MOMENTUM = 0.24, 0.6
 BIAS_RATE, HEAD_RATE, MOMENTUM, DECAY = 0.053, 0.67, 0.85, 2e-6
 SMOOTHING = 0.2
 DTYPE = torch.bfloat16 if devices.cpu_has_bfloat16() else torch.float32
-"""Of the net but for batch normalisation, of the images, and of Muon's products."""
+"""The dtype of the net (without batch normalisation), of the images, and of Muon's products."""
 SHIFT = 2
 """Pixels by which an image is shifted at most in training."""
 
