@@ -22,7 +22,7 @@ from jaxconv.config import default_config
 from jaxconv.data.tensorflow import import_tfds
 
 # Neither read nor fill the cache of whoever runs the tests, but let their runs share one, in all workers of pytest.
-# Each worker has its own for itself: JAX warns of an entry that another process is writing, and warnings are errors here.
+# Each worker has one for itself: JAX warns of an entry that another process is writing, and a warning is an error here.
 _worker = os.environ.get("PYTEST_XDIST_WORKER")
 if _worker is None:
     _cache = tempfile.TemporaryDirectory()
