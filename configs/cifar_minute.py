@@ -2,7 +2,7 @@
 
 python launch.py --config=configs/cifar_minute.py
 
-The recipe of configs/cifar94.py with a sixth of the arithmetic for each image and two epochs.
+The recipe of configs/cifar94.py with a sixth of the arithmetic for each image, batches of 500, and two epochs.
 """
 
 from jaxconv.config import default_config
