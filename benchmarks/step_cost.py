@@ -4,9 +4,8 @@ python -m benchmarks.step_cost --config=configs/cifar94.py [--json=FILE]
 
 XLA counts the operations of the step of each phase, compiled here for a CPU with JAX's own operations, and the bytes
 that they read and write. A batch is counted as one part. An accelerator does the same arithmetic; it fuses operations
-otherwise, so its bytes differ.
-The least time is that of the arithmetic at the peak of an NVIDIA A100 (312 TFLOP/s) or H100 (989 TFLOP/s) in bfloat16,
-by their data sheets. No accelerator is needed, and none is measured.
+otherwise, so its bytes differ. The least time is that of the arithmetic at the peak of an NVIDIA A100 (312 TFLOP/s) or
+H100 (989 TFLOP/s) in bfloat16, by their data sheets. No accelerator is needed, and none is measured.
 """
 
 import sys
@@ -34,7 +33,7 @@ _JSON = flags.DEFINE_string("json", None, "File for the result.")
 def count(config: configs.Config) -> list[dict[str, Any]]:
     """Count the operations and bytes of a step in each phase of a run, and how many steps the phase has."""
     config.ops, config.num_devices = "stock", 1
-    config.accumulate_steps = 1  # XLA counts the body of a loop over parts once
+    config.accumulate_steps = 1  # with more parts, XLA would count only one of them
     if config.compute_dtype == "auto":
         config.compute_dtype = "bfloat16"  # as on an accelerator
     config = experiment.resolve(config)

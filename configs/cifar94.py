@@ -4,8 +4,8 @@ python launch.py --config=configs/cifar94.py
 
 Against the record recipe for a GPU (configs/airbench94_muon.py): a batch of 2,000 images in five parts, which keeps
 the memory of a step small; smaller images in the first epoch; 9 epochs instead of 8; the bias of the whitening trains
-for one epoch instead of three; and the first group of filters stands still in the last epoch. benchmarks/LOG.md says
-what each of these brought.
+for one epoch instead of three; and the first group of filters stands still in the last epoch. benchmarks/LOG.md has the
+figures.
 """
 
 from jaxconv.config import default_config
