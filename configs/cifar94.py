@@ -3,9 +3,9 @@
 python launch.py --config=configs/cifar94.py
 
 Against the record recipe for a GPU (configs/airbench94_muon.py): a batch of 2,000 images in five parts, which keeps
-the memory of a step small; smaller images in the first epoch; 9 epochs instead of 8; the bias of the whitening trains
-for one epoch instead of three; and the first group of filters stands still in the last epoch. benchmarks/LOG.md has the
-figures.
+the memory of a step small; smaller images in the first two epochs; 9 epochs instead of 8; the bias of the whitening
+trains for one epoch instead of three; and the first group of filters stands still in the last epoch.
+benchmarks/LOG.md has the figures.
 """
 
 from jaxconv.config import default_config
@@ -22,7 +22,7 @@ def get_config():
     config.batch_size = 2000
     config.accumulate_steps = 5
     config.compute_dtype = "auto"  # bfloat16, where it is fast
-    config.progressive_resizing = ((0.75, 1),)
+    config.progressive_resizing = ((0.75, 2),)
     config.label_smoothing = 0.2
     config.loss_reduction = "sum"
     config.augment.alternating_flip = True

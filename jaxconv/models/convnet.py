@@ -122,10 +122,11 @@ class ConvNet(nn.Module):
         convolution, pooling = self._layers(spatial=x.ndim - 2)
         pools_first = self.pooling == "max" and self.activation in MONOTONE and self.pool_place == "last"
 
-        def convolve(x: Array, filters: int, place: str) -> Array:
-            layer = convolution(filters)
+        def convolve(x: Array, filters: int, place: str, pooled: bool) -> Array:
+            layer = convolution(filters, parent=None)
             _check_fits(place, x, layer.padding, layer.kernel_size, "kernel_size", "padding")
-            return layer(x)
+            padding = _less_padding(x, layer, pooling(parent=None)) if pooled else layer.padding
+            return convolution(filters, padding=padding)(x)
 
         def normalise(x: Array, stage: int) -> Array:
             if not self.batch_norm:
@@ -150,8 +151,9 @@ class ConvNet(nn.Module):
             all_filters = self.filters[stage - 1]
             where = f"The pooling of stage {stage}"
             for number, filters in enumerate(all_filters, start=1):
-                x = convolve(x, filters, f"Convolution {number} of stage {stage}")
-                if number == 1 and self.pool_place == "first":
+                pooled_next = number == 1 and self.pool_place == "first"
+                x = convolve(x, filters, f"Convolution {number} of stage {stage}", pooled_next)
+                if pooled_next:
                     x = pool(x, where)
                 x = normalise(x, stage)
                 if number < len(all_filters) or not pools_first:
@@ -184,7 +186,7 @@ class ConvNet(nn.Module):
         convolutions = range(sum(map(len, filters[:stage])))
         return ["Whitening_0"] * bool(stage) + [f"{kind}_{i}" for i in convolutions for kind in ("Conv", "BatchNorm")]
 
-    def _layers(self, spatial: int) -> tuple[Callable[[int], Conv], Callable[[], Pool]]:
+    def _layers(self, spatial: int) -> tuple[Callable[..., Conv], Callable[..., Pool]]:
         """Return what makes a convolution of so many filters, and a pooling, in `spatial` dimensions.
 
         Raises:
@@ -233,6 +235,20 @@ def _check_fits(place: str, x: Array, padding: Any, window: Sequence[int], size_
             f"{_product(window)}: use fewer stages in config.model.filters, smaller strides, a smaller config.model."
             f"{size_field}, or config.model.{padding_field}='same'."
         )
+
+
+def _less_padding(x: Array, convolution: Conv, pooling: Pool) -> str | Sequence[tuple[int, int]]:
+    """Return the padding of a convolution without zeros for outputs that no window of the pooling covers."""
+    window, strides = convolution.kernel_size, convolution.strides
+    pads = jax.lax.padtype_to_pads(x.shape[1:-1], window, strides, convolution.padding)
+    less = []
+    for (low, high), size, taps, stride, side, step in zip(
+        pads, x.shape[1:-1], window, strides, pooling.window, pooling.strides, strict=True
+    ):
+        outputs = (size + low + high - taps) // stride + 1
+        dropped = (outputs - side) % step if pooling.padding == "VALID" and outputs >= side else 0
+        less.append((low, max(high - dropped * stride, 0)))
+    return convolution.padding if less == pads else less
 
 
 def _product(sizes: Sequence[int]) -> str:

@@ -111,24 +111,24 @@ ARGUMENTS = [
 ]
 
 
+@pytest.mark.parametrize("place", ["last", "first"])
 @pytest.mark.parametrize("kind", ["max", "average"])
 @pytest.mark.parametrize("arguments", ARGUMENTS, ids=str)
 @pytest.mark.parametrize("spatial", [(13,), (11, 14), (9, 10, 8)], ids=len)
-def test_equals_keras_with_every_argument_of_convolution_and_pooling(spatial, arguments, kind):
+def test_equals_keras_with_every_argument_of_convolution_and_pooling(spatial, arguments, kind, place):
     layers, n = keras.layers, len(spatial)
     kernel, strides, padding, window, pool_strides, pool_padding = (
         argument[:n] if isinstance(argument, tuple) else argument for argument in arguments
     )
     pool = f"{'Max' if kind == 'max' else 'Average'}Pooling{n}D"
-    net = keras.Sequential(
-        [
-            keras.Input((*spatial, 2)),
-            getattr(layers, f"Conv{n}D")(3, kernel, strides=strides, padding=padding, activation="tanh"),
-            getattr(layers, pool)(window, strides=pool_strides, padding=pool_padding),
-            layers.Flatten(),
-            layers.Dense(5),
-        ]
-    )
+    body = [
+        getattr(layers, f"Conv{n}D")(3, kernel, strides=strides, padding=padding),
+        layers.Activation("tanh"),
+        getattr(layers, pool)(window, strides=pool_strides, padding=pool_padding),
+    ]
+    if place == "first":
+        body[1:] = reversed(body[1:])
+    net = keras.Sequential([keras.Input((*spatial, 2)), *body, layers.Flatten(), layers.Dense(5)])
     model = ConvNet(
         5,
         filters=((3,),),
@@ -139,9 +139,18 @@ def test_equals_keras_with_every_argument_of_convolution_and_pooling(spatial, ar
         pool_size=window,
         pool_strides=pool_strides,
         pool_padding=pool_padding,
+        pool_place=place,
         activation="tanh",
     )
     assert_equals(model, net, (*spatial, 2))
+
+
+def test_what_no_window_of_the_pooling_covers_is_not_computed():
+    model = ConvNet(5, filters=((6,),), pool_place="first")
+    inputs = np.zeros((1, 9, 8, 2), np.float32)
+    variables = model.init(jax.random.key(0), inputs, train=False)
+    _, between = model.apply(variables, inputs, train=False, capture_intermediates=True, mutable=["intermediates"])
+    assert between["intermediates"]["Conv_0"]["__call__"][0].shape == (1, 8, 8, 6)
 
 
 @pytest.mark.parametrize("kind", ["max", "average"])
