@@ -142,7 +142,7 @@ def run(command, environment):
             (workdir / f"seed_{seed}").mkdir()
             (workdir / f"seed_{seed}" / "summary.json").write_text(json.dumps(summary | {"clock_seconds": 10.0 + seed}))
     else:
-        epochs = int(given["--epochs"])
+        epochs = int(given.get("--epochs", 20))
         result = {"accuracy": 0.5, "seconds": 40.0, "epochs": epochs, "recipe_epochs": 20, "scaled": epochs < 20}
         result["dtype"] = "float32"
         pathlib.Path(given["--json"]).write_text(json.dumps(result))
@@ -155,7 +155,7 @@ app.run(time_to_accuracy.main)
 
 def test_accuracy_against_time_is_stored_contestant_by_contestant(tmp_path):
     program = [sys.executable, "-c", TIME_TO_ACCURACY]
-    flags = ["--contestants=keras-lenet,lenet,mnist_fast", "--keras_epochs=2", str(tmp_path)]
+    flags = ["--contestants=keras-lenet,lenet,mnist_fast", "--lecture_epochs=2", str(tmp_path)]
     env = os.environ | {"COLUMNS": "200"}
     out = subprocess.run([*program, *flags], cwd=ROOT, capture_output=True, text=True, check=True, env=env).stdout
     (folder,) = tmp_path.iterdir()
@@ -165,11 +165,15 @@ def test_accuracy_against_time_is_stored_contestant_by_contestant(tmp_path):
     )
     assert (fast["n"], fast["clock_seconds"]) == (5, [10.0, 11.0, 12.0, 13.0, 14.0])
     assert fast["command"] == "python -m jaxconv.seeds --num_seeds=5 --at_once=1 --config=configs/mnist_fast.py"
-    assert (lenet["n"], lenet["accuracies"], lenet["scaled"]) == (1, [0.99], False)
+    whole = json.loads((ROOT / "results" / "lenet.seeds.json").read_text())["test_accuracy"]["mean"]
+    assert lenet["command"].endswith("--config=configs/lenet.py --config.num_epochs=2")
+    assert (lenet["n"], lenet["clock_seconds"], lenet["scaled"]) == (1, [100.0], True)  # 10 s for 2 epochs of 20
+    assert (lenet["published"], lenet["epochs"], lenet["recipe_epochs"]) == (whole, 2, 20)
     assert (keras["clock_seconds"], keras["scaled"], keras["published"]) == ([40.0], True, 0.9921)
     assert re.search(
         r"jaxconv, mnist_fast +\W +MNIST +\W +bfloat16 +\W +99.00 ± 0.00% \(n = 5\) +\W +12.0 +\W +30% ", out
     )
+    assert "jaxconv, lenet 2 of 20" in out and f"{whole:.2%} (results/)" in out
     again = subprocess.run([*program, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=True, env=env)
     assert again.stdout == out
 

@@ -20,7 +20,7 @@ STYLES = {
     "jaxconv, recipes against the clock": ("#2f81f7", "o"),
 }
 """Colour and marker of each group of contestants: read on a light and a dark page, and by colour-blind people."""
-LADDER = "jaxconv, recipes against the clock"
+KERAS, TORCH, OURS, LADDER = STYLES
 
 TICKS = {
     "MNIST": (0.9, 0.95, 0.97, 0.98, 0.985, 0.99, 0.993, 0.995, 0.997, 0.998),
@@ -54,8 +54,13 @@ def _seconds(result: dict[str, Any]) -> float:
 
 
 def _accuracy(result: dict[str, Any]) -> float:
-    """The mean over the seeds; after fewer epochs than the recipe's, what the lecture says of all of them."""
+    """The mean over the seeds; after fewer epochs than the recipe's, that of all of them as published."""
     return result["published"] if result["scaled"] else statistics.mean(result["accuracies"])
+
+
+def _std(result: dict[str, Any]) -> float | None:
+    """The standard deviation over the seeds; None for one, or where the accuracy is not theirs."""
+    return None if result["scaled"] else measures.spread(np.array(result["accuracies"])).std
 
 
 def rows(directory: pathlib.Path) -> list[dict[str, str]]:
@@ -64,7 +69,7 @@ def rows(directory: pathlib.Path) -> list[dict[str, str]]:
     lines = []
     for result in results.values():
         recipe = results.get(RECIPES[result["data"]])
-        std = measures.spread(np.array(result["accuracies"])).std
+        std = _std(result)
         accuracy = f"{_accuracy(result):.2%}" if std is None else f"{100 * _accuracy(result):.2f} ± {std:.2%}"
         seconds = _seconds(result)
         lines.append(
@@ -72,7 +77,7 @@ def rows(directory: pathlib.Path) -> list[dict[str, str]]:
                 "contestant": result["title"],
                 "data": result["data"],
                 "dtype": result["dtype"],
-                "test accuracy": accuracy + (" (lecture)" if result["scaled"] else f" (n = {result['n']})"),
+                "test accuracy": f"{accuracy} ({_source(result)})",
                 "seconds by the clock": (f"{seconds:,.0f}" if seconds >= 100 else f"{seconds:.1f}")
                 + (" †" if result["scaled"] else ""),
                 "share of Keras": _share(seconds / _seconds(recipe)) if recipe else "",
@@ -80,6 +85,12 @@ def rows(directory: pathlib.Path) -> list[dict[str, str]]:
             }
         )
     return lines
+
+
+def _source(result: dict[str, Any]) -> str:
+    if result["scaled"]:
+        return "results/" if result["group"] == OURS else "lecture"
+    return f"n = {result['n']}"
 
 
 def _share(share: float) -> str:
@@ -94,7 +105,7 @@ def notes(directory: pathlib.Path) -> list[str]:
     if scaled := [f"{of['title']} {of['epochs']} of {of['recipe_epochs']}" for of in results if of["scaled"]]:
         lines.append(
             f"† fewer epochs than the recipe's were run ({', '.join(scaled)}): the seconds by the clock are scaled to "
-            "all of them, and the accuracy is the lecture's."
+            "all of them, and the accuracy is that of the lecture, or of the whole run in results/."
         )
     return lines
 
@@ -123,9 +134,9 @@ def plot(directory: pathlib.Path, path: pathlib.Path) -> None:
                 if group == LADDER:
                     axis.plot(x, y, color=color, linewidth=1, alpha=0.5)
                 for result, *point in zip(of_group, x, y, strict=True):
-                    std = measures.spread(np.array(result["accuracies"])).std
+                    std = _std(result)
                     fill = "none" if result["scaled"] else color
-                    handles.setdefault(group, axis.errorbar(*point, std, fmt=marker, color=color, ms=7, mfc=fill))
+                    handles.setdefault(group, axis.errorbar(*point, _std(result), fmt=marker, color=color, ms=7, mfc=fill))
             _scale(axis, data, of_data)
             panels.append((axis, of_data))
         figure.legend(handles.values(), handles, loc="outside upper left", ncols=4, frameon=False, handletextpad=0.2)
