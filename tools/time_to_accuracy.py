@@ -104,7 +104,7 @@ def notes(directory: pathlib.Path) -> list[str]:
     lines += [f"{of['title']}: {of['remark']}" for of in results if "remark" in of]
     if scaled := [f"{of['title']} {of['epochs']} of {of['recipe_epochs']}" for of in results if of["scaled"]]:
         lines.append(
-            f"† fewer epochs than the recipe's were run ({', '.join(scaled)}): the seconds by the clock are scaled to "
+            f"† fewer epochs than the recipe's were run ({'; '.join(scaled)}): the seconds by the clock are scaled to "
             "all of them, and the accuracy is that of the lecture, or of the whole run in results/."
         )
     return lines
@@ -134,9 +134,8 @@ def plot(directory: pathlib.Path, path: pathlib.Path) -> None:
                 if group == LADDER:
                     axis.plot(x, y, color=color, linewidth=1, alpha=0.5)
                 for result, *point in zip(of_group, x, y, strict=True):
-                    std = _std(result)
-                    fill = "none" if result["scaled"] else color
-                    handles.setdefault(group, axis.errorbar(*point, _std(result), fmt=marker, color=color, ms=7, mfc=fill))
+                    std, fill = _std(result), "none" if result["scaled"] else color
+                    handles.setdefault(group, axis.errorbar(*point, std, fmt=marker, color=color, ms=7, mfc=fill))
             _scale(axis, data, of_data)
             panels.append((axis, of_data))
         figure.legend(handles.values(), handles, loc="outside upper left", ncols=4, frameon=False, handletextpad=0.2)

@@ -240,6 +240,7 @@ def _check_fits(place: str, x: Array, padding: Any, window: Sequence[int], size_
 def _less_padding(x: Array, convolution: Conv, pooling: Pool) -> str | Sequence[tuple[int, int]]:
     """Return the padding of a convolution without zeros for outputs that no window of the pooling covers."""
     window, strides = convolution.kernel_size, convolution.strides
+    assert isinstance(convolution.padding, str)
     pads = jax.lax.padtype_to_pads(x.shape[1:-1], window, strides, convolution.padding)
     less = []
     for (low, high), size, taps, stride, side, step in zip(

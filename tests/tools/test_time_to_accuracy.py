@@ -59,9 +59,9 @@ def test_times_as_shares_of_the_recipe_of_the_same_data(tmp_path):
         "",
         "lenet: beside other load.",
         "",
-        "† fewer epochs than the recipe's were run (cifar_deep 2 of 40, keras-cifar_deep_augment 2 of 50): the "
-        "seconds by the clock are scaled to all of them, and the accuracy is that of the lecture, or of the whole run in "
-        "results/.",
+        "† fewer epochs than the recipe's were run (cifar_deep 2 of 40; keras-cifar_deep_augment 2 of 50): the "
+        "seconds by the clock are scaled to all of them, and the accuracy is that of the lecture, or of the whole run "
+        "in results/.",
     ]
 
 
