@@ -70,6 +70,7 @@ from jaxconv.train import train
 
 config = load(sys.argv[1])
 config.compute_dtype, config.num_epochs = "float32", 2
+config.model.pooling = "average"  # rounding decides between values that nearly tie for a maximum, and Muon magnifies it
 for count in (1, 2, 4, 8):
     config.num_devices = count
     train(config, pathlib.Path(sys.argv[2], str(count)))
@@ -88,7 +89,7 @@ def test_several_devices_and_two_processes_agree_with_one_device(recipe, tmp_pat
     """Over 26 steps of float32. Statistics of batch norm, sums and steps of Muon are those of the whole batch."""
     launch(SEVERAL_DEVICES, recipe, tmp_path, program="-c")
     flags = [f"--config={recipe}", "--config.compute_dtype=float32", "--config.num_epochs=2", "--config.num_devices=2"]
-    flags.append(f"--workdir={tmp_path}/processes")
+    flags += ["--config.model.pooling=average", f"--workdir={tmp_path}/processes"]
     process = start("jaxconv.local", "--num_processes=2", "--", "launch.py", *flags, program="-m")
     _, said = process.communicate(timeout=240)
     assert process.returncode == 0, said
