@@ -11,9 +11,9 @@ README and the site.
 "Seconds by the clock" run from the first look at the data to the last prediction for the test set, without loading:
 clock_seconds of a run of this project, and the same of the peers. "Wall of the command" is all of it, with all seeds
 and the start of Python. "Share of Keras" is of its 20 epochs of LeNet, or of its 50 augmented epochs on CIFAR-10.
-The lecture's nets may run for fewer epochs than their recipes: the seconds are then scaled to all of them, and the
-accuracy is the lecture's for Keras, and that of the whole run in results/ for ours. Ours are scaled in proportion, so
-that the test counts more than once; Keras without its first epoch, which compiles.
+With --lecture_epochs, the lecture's nets run fewer epochs than their recipes, and the seconds are scaled to all of
+them. Keras' first epoch, which compiles, is not scaled. Ours are scaled as a whole, the test included. The accuracy is
+then the lecture's for Keras, and that of the whole run in results/ for ours.
 PyTorch runs with the memory allocator set as this project sets it for itself, for its own guide advises another one
 than the default, and the recipe takes less time so. Peers: pip install -e ".[benchmarks]".
 """
@@ -37,9 +37,9 @@ from jaxconv import config as configs
 from jaxconv.platform import allocator
 from tools import time_to_accuracy
 from tools.results import LECTURE, RESULTS, read_seeds
+from tools.time_to_accuracy import KERAS, LADDER, OURS, TORCH
 
 STORED = RESULTS / "time_to_accuracy"
-KERAS, TORCH, OURS, LADDER = time_to_accuracy.STYLES
 MNIST, CIFAR = time_to_accuracy.RECIPES
 
 
@@ -140,7 +140,7 @@ def run_peer(command: list[str], num_seeds: int, environment: dict[str, str]) ->
 
 
 def fewer_epochs(net: str) -> int | None:
-    """Return --lecture_epochs, where the recipe of a net of the lecture has more; None: all of them run."""
+    """Return --lecture_epochs if the recipe of a net has more epochs, else None."""
     asked = _LECTURE_EPOCHS.value
     return asked if asked and asked < configs.load(f"configs/{net}.py").num_epochs else None
 

@@ -5,9 +5,7 @@ import json
 from matplotlib.image import imread
 
 from tools.results import time_table
-from tools.time_to_accuracy import STYLES, machines, plot
-
-KERAS, TORCH, OURS, LADDER = STYLES
+from tools.time_to_accuracy import KERAS, LADDER, OURS, TORCH, machines, plot
 
 
 def store(directory, name, group, data, accuracies, clock_seconds, **fields):
